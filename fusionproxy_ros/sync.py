@@ -1,0 +1,125 @@
+"""Pairs two stamped streams: nearest match, offset, deadline, hold, drop-out, clock jump.
+
+Integer nanoseconds throughout and no clock of its own: time passes only by the arrival_ns of frames and by poll().
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from fusionproxy_ros.frames import Frame, Mode, Pair
+
+THERMAL_BUFFER = 32  # frames; bounds memory whatever the stamps do
+
+
+@dataclass(frozen=True)
+class SyncConfig:
+    """tolerance_ns: largest |skew| of a FUSED pair.
+    deadline_ns: how long after its arrival an RGB frame waits for a better thermal frame.
+    max_hold_ns: age up to which the last thermal frame may be HELD.
+    thermal_time_offset_ns: added to RGB stamps to get the thermal camera's clock.
+    """
+
+    tolerance_ns: int = 60_000_000
+    deadline_ns: int = 40_000_000
+    max_hold_ns: int = 500_000_000
+    thermal_time_offset_ns: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    frame: Frame
+    reason: str  # non-empty: pass it through for this reason, without looking for thermal
+
+
+class NearestSync:
+    """Answers every RGB frame exactly once, in the order of arrival, with the nearest thermal frame.
+
+    A frame is decided as soon as a thermal frame at or after its stamp is here (thermal arrives in stamp order, so
+    nothing nearer can follow), at the latest deadline_ns after its arrival. Each call returns the pairs that it
+    decided. A stamp that goes back is a clock jump (looped bag, reset clock): frames that wait are decided with
+    what is here, thermal frames from after the new stamp are forgotten, and the epoch grows.
+    """
+
+    def __init__(self, config: SyncConfig):
+        self.config = config
+        self.epoch = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._thermal: deque[Frame] = deque(maxlen=THERMAL_BUFFER)  # ascending stamps
+        self._last_rgb_ns: int | None = None
+
+    def add_rgb(self, frame: Frame, passthrough_reason: str = "") -> list[Pair]:
+        """Enter an RGB frame. With a reason it is passed through in its turn; its stamp is then not trusted."""
+        pairs = []
+        if not passthrough_reason:
+            if self._last_rgb_ns is not None and frame.stamp_ns < self._last_rgb_ns:
+                pairs = self._jump(frame.stamp_ns + self.config.thermal_time_offset_ns, frame.arrival_ns)
+            self._last_rgb_ns = frame.stamp_ns
+        self._waiting.append(_Waiting(frame, passthrough_reason))
+        return pairs + self.poll(frame.arrival_ns)
+
+    def add_thermal(self, frame: Frame) -> list[Pair]:
+        """Enter a thermal frame."""
+        pairs = []
+        if self._thermal and frame.stamp_ns < self._thermal[-1].stamp_ns:
+            pairs = self._jump(frame.stamp_ns, frame.arrival_ns)
+        self._thermal.append(frame)
+        return pairs + self.poll(frame.arrival_ns)
+
+    def poll(self, now_ns: int) -> list[Pair]:
+        """Decide every frame that can be or must be decided at `now_ns`."""
+        pairs = []
+        while self._waiting and self._is_decidable(self._waiting[0], now_ns):
+            pairs.append(self._decide(self._waiting.popleft(), now_ns))
+        return pairs
+
+    def reset(self, now_ns: int) -> list[Pair]:
+        """The clock jumped: decide what waits, then forget every thermal frame."""
+        pairs = self._jump(None, now_ns)
+        self._last_rgb_ns = None
+        return pairs
+
+    @property
+    def next_deadline_ns(self) -> int | None:
+        """When poll() must be called at the latest; None while nothing waits."""
+        return self._waiting[0].frame.arrival_ns + self.config.deadline_ns if self._waiting else None
+
+    def _target_ns(self, frame: Frame) -> int:
+        return frame.stamp_ns + self.config.thermal_time_offset_ns
+
+    def _is_decidable(self, waiting: _Waiting, now_ns: int) -> bool:
+        return (
+            bool(waiting.reason)
+            or now_ns >= waiting.frame.arrival_ns + self.config.deadline_ns
+            or (bool(self._thermal) and self._thermal[-1].stamp_ns >= self._target_ns(waiting.frame))
+        )
+
+    def _decide(self, waiting: _Waiting, now_ns: int) -> Pair:
+        rgb, reason = waiting.frame, waiting.reason
+        thermal, mode = None, Mode.PASSTHROUGH
+        target_ns = self._target_ns(rgb)
+        if not reason:
+            thermal, mode, reason = self._choose(target_ns)
+        skew_ns = thermal.stamp_ns - target_ns if thermal else 0
+        age_ns = target_ns - self._thermal[-1].stamp_ns if self._thermal else None
+        return Pair(rgb, thermal, mode, reason, skew_ns, age_ns, self.epoch, now_ns)
+
+    def _choose(self, target_ns: int) -> tuple[Frame | None, Mode, str]:
+        if not self._thermal:
+            return None, Mode.PASSTHROUGH, "no thermal frame received"
+        nearest = min(self._thermal, key=lambda frame: abs(frame.stamp_ns - target_ns))
+        if abs(nearest.stamp_ns - target_ns) <= self.config.tolerance_ns:
+            return nearest, Mode.FUSED, ""
+        past = [frame for frame in self._thermal if frame.stamp_ns <= target_ns]
+        if not past:
+            return None, Mode.PASSTHROUGH, "thermal stamps are ahead of RGB: set thermal_time_offset_s"
+        if target_ns - past[-1].stamp_ns <= self.config.max_hold_ns:
+            return past[-1], Mode.HELD, "no thermal frame within sync_tolerance_s"
+        return None, Mode.PASSTHROUGH, "last thermal frame is older than max_hold_s"
+
+    def _jump(self, to_ns: int | None, now_ns: int) -> list[Pair]:
+        pairs = [self._decide(waiting, now_ns) for waiting in self._waiting]
+        self._waiting.clear()
+        kept = [] if to_ns is None else [frame for frame in self._thermal if frame.stamp_ns <= to_ns]
+        self._thermal = deque(kept, maxlen=THERMAL_BUFFER)
+        self.epoch += 1
+        return pairs

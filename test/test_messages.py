@@ -1,0 +1,158 @@
+"""Images survive the way from message to array and back, in every layout a driver may choose."""
+
+import array
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusionproxy_ros import messages
+from fusionproxy_ros.messages import LAYOUTS, EncodingError, MessageError
+
+NATIVE_BIG = sys.byteorder == "big"
+
+
+def header(stamp_ns=1_500_000_000):
+    sec, nanosec = divmod(stamp_ns, 10**9)
+    return SimpleNamespace(stamp=SimpleNamespace(sec=sec, nanosec=nanosec), frame_id="camera")
+
+
+def image(pixels, encoding, pad=0, big=NATIVE_BIG):
+    """What a driver would send: rows padded by `pad` bytes of rubbish, in either byte order."""
+    h, w = pixels.shape[:2]
+    rows = (
+        np.ascontiguousarray(pixels if big == NATIVE_BIG else pixels.byteswap()).view(np.uint8).reshape(h, -1)
+    )
+    rows = np.hstack([rows, np.full((h, pad), 0xAB, np.uint8)])
+    return SimpleNamespace(
+        header=header(), height=h, width=w, encoding=encoding, is_bigendian=int(big), step=rows.shape[1],
+        data=array.array("B", rows.tobytes()),
+    )  # fmt: skip
+
+
+def empty_image():
+    return SimpleNamespace(
+        header=None, height=0, width=0, encoding="", is_bigendian=0, step=0, data=array.array("B")
+    )
+
+
+@st.composite
+def pictures(draw, encodings=tuple(LAYOUTS)):
+    encoding = draw(st.sampled_from(encodings))
+    dtype, channels = LAYOUTS[encoding]
+    h, w = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    raw = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).integers(
+        0, 256, h * w * channels * 4, np.uint8
+    )
+    if dtype == np.float32:
+        pixels = raw.astype(np.float32)[: h * w * channels] * 0.37
+    else:
+        pixels = raw.view(dtype)[: h * w * channels]
+    return encoding, pixels.reshape((h, w, channels) if channels > 1 else (h, w))
+
+
+@given(pictures(), st.integers(0, 7), st.booleans())
+def test_pixels_of_every_encoding_are_read_whatever_the_padding_and_byte_order(picture, pad, big):
+    encoding, pixels = picture
+    np.testing.assert_array_equal(messages.read_pixels(image(pixels, encoding, pad, big)), pixels)
+
+
+@given(pictures())
+def test_every_encoding_comes_back_from_a_round_trip(picture):
+    encoding, pixels = picture
+    msg = messages.fill_image(empty_image(), header(), pixels, encoding)
+    assert msg.step * msg.height == len(msg.data)
+    np.testing.assert_array_equal(messages.read_pixels(msg), pixels)
+
+
+def test_a_plain_image_is_read_without_a_copy():
+    msg = image(np.zeros((4, 6, 3), np.uint8), "rgb8")
+    messages.read_rgb(msg).pixels[2, 3] = (1, 2, 3)
+    assert list(msg.data)[(2 * 6 + 3) * 3 :][:3] == [1, 2, 3]
+
+
+@given(pictures(("rgb8", "bgr8", "rgba8", "bgra8", "mono8", "8UC1", "8UC3")))
+def test_colour_keeps_its_channel_order_loses_alpha_and_grey_becomes_three_equal_channels(picture):
+    encoding, pixels = picture
+    frame = messages.read_rgb(image(pixels, encoding))
+    assert frame.encoding == ("bgr8" if encoding in ("bgr8", "bgra8", "8UC3") else "rgb8")
+    np.testing.assert_array_equal(
+        frame.pixels, pixels[..., :3] if pixels.ndim == 3 else np.dstack([pixels] * 3)
+    )
+    assert frame.pixels.flags.c_contiguous and (frame.stamp_ns, frame.frame_id) == (1_500_000_000, "camera")
+
+
+@given(pictures(("mono8", "8UC1", "mono16", "16UC1", "32FC1")), st.booleans())
+def test_thermal_keeps_its_counts(picture, big):
+    encoding, pixels = picture
+    frame = messages.read_thermal(image(pixels, encoding, big=big))
+    assert frame.pixels.dtype == pixels.dtype and frame.pixels.dtype.isnative
+    np.testing.assert_array_equal(frame.pixels, pixels)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("step", 5, "step 5 is smaller than a row of 18"),
+        ("height", 0, "empty"),
+        ("data", b"123", "truncated: 3 of 72"),
+    ],
+)
+def test_a_broken_image_is_refused_with_the_numbers(field, value, told):
+    msg = image(np.zeros((4, 6, 3), np.uint8), "rgb8")
+    setattr(msg, field, value)
+    with pytest.raises(MessageError, match=told):
+        messages.read_rgb(msg)
+
+
+def test_an_unknown_encoding_goes_through_cv_bridge_or_names_it():
+    msg = image(np.zeros((4, 6), np.uint8), "bayer_rggb8")
+    try:
+        import cv_bridge  # noqa: F401
+    except ImportError:
+        with pytest.raises(EncodingError, match=r"bayer_rggb8.*install ros-.*cv-bridge"):
+            messages.read_rgb(msg)
+    else:
+        assert messages.read_rgb(msg).pixels.shape == (4, 6, 3)
+
+
+def test_a_sixteen_bit_rgb_camera_and_a_colour_thermal_camera_are_refused():
+    with pytest.raises(EncodingError, match="publishes 'mono16'"):
+        messages.read_rgb(image(np.zeros((4, 6), np.uint16), "mono16"))
+    with pytest.raises(MessageError, match="thermal is 'rgb8'"):
+        messages.read_thermal(image(np.zeros((4, 6, 3), np.uint8), "rgb8"))
+
+
+def test_thermal_without_a_stamp_is_refused():
+    msg = image(np.zeros((4, 6), np.uint16), "mono16")
+    msg.header = header(0)
+    with pytest.raises(MessageError, match="stamp is zero"):
+        messages.read_thermal(msg)
+
+
+def compressed(suffix, pixels, text):
+    data = array.array("B", cv2.imencode(suffix, pixels)[1].tobytes())
+    return SimpleNamespace(header=header(), format=text, data=data)
+
+
+def test_compressed_rgb_and_png_thermal_are_read():
+    rgb = np.full((8, 8, 3), (10, 200, 30), np.uint8)
+    frame = messages.read_rgb(compressed(".png", rgb, "rgb8; png compressed bgr8"))
+    np.testing.assert_array_equal(frame.pixels, rgb)
+    assert frame.encoding == "bgr8"
+    thermal = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    np.testing.assert_array_equal(
+        messages.read_thermal(compressed(".png", thermal, "mono16; png compressed")).pixels, thermal
+    )
+
+
+def test_compressed_thermal_jpeg_and_garbage_are_refused():
+    with pytest.raises(MessageError, match="lossy"):
+        messages.read_thermal(compressed(".jpg", np.zeros((8, 8), np.uint8), "mono8; jpeg compressed"))
+    for data in (b"", b"no image"):
+        with pytest.raises(MessageError, match="cannot be decoded"):
+            messages.read_rgb(SimpleNamespace(header=header(), format="jpeg", data=data))
