@@ -1,0 +1,142 @@
+"""The student: a small network that fuses luma and thermal at frame rate.
+
+It thinks at a quarter of the resolution and below, and answers with four coefficients per pixel (predicted at
+half resolution) of a local affine model of the full-resolution sources, as in guided filtering (He et al., TPAMI
+35, 2013) and deep bilateral learning (Gharbi et al., SIGGRAPH 2017):
+
+    fused = a * Y + b * T + m * max(Y, T) + c,    T = 0.5 + weight * (thermal - mean of thermal)
+
+so every detail in the result comes from a source pixel, and the full-resolution work is a few passes over
+memory. min(Y, T) = Y + T - max(Y, T) is among what it can choose. Centring T makes the answer independent of
+the level that gain control gave the thermal image, and a flat image look the same whatever its level.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fusionproxy_ros.frames import FusionError
+
+DEFAULT_STUDENT = Path(__file__).parent / "models" / "student.safetensors"
+ARCHITECTURE = "local-affine-1"
+STRIDE = 16  # pixels of the image per pixel of the coarsest features
+
+
+class StudentError(FusionError):
+    """A checkpoint that is missing, damaged, or not of this architecture."""
+
+
+class Student(nn.Module):
+    """Fused luma from luma and thermal.
+
+    widths: channels at 1/4, 1/8 and 1/16 of the resolution.
+    """
+
+    def __init__(self, widths: tuple[int, int, int] = (16, 32, 64)):
+        super().__init__()
+        self.widths = tuple(widths)
+        w4, w8, w16 = self.widths
+        self.stem = nn.Conv2d(2, w4, 4, stride=4)
+        self.down8 = nn.Conv2d(w4, w8, 3, stride=2, padding=1)
+        self.enc8 = nn.Conv2d(w8, w8, 3, padding=1)
+        self.down16 = nn.Conv2d(w8, w16, 3, stride=2, padding=1)
+        self.enc16 = nn.Conv2d(w16, w16, 3, padding=1)
+        # What no window can tell: is this thermal image alive at all, is it day or night?
+        self.context = nn.Sequential(nn.Linear(w16, w16), nn.ReLU(), nn.Linear(w16, w16))
+        self.dec16 = nn.Conv2d(w16, w16, 3, padding=1)
+        self.up8 = nn.Conv2d(w16, w8, 1)
+        self.dec8 = nn.Conv2d(w8, w8, 3, padding=1)
+        self.up4 = nn.Conv2d(w8, w4, 1)
+        self.dec4 = nn.Conv2d(w4, w4, 3, padding=1)
+        self.head = nn.Conv2d(w4, 16, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.head.weight)
+        with torch.no_grad():  # start as fused = Y + (T - 0.5) / 2, at each of the 2x2 pixels
+            self.head.bias.copy_(torch.tensor([1, 0.5, 0, -0.25]).repeat_interleave(4))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, luma: Tensor, thermal: Tensor, weight: Tensor | None = None) -> Tensor:
+        """(N, 1, H, W) float32 in [0, 1] from inputs of the same kind; H and W at least 32.
+
+        weight: (N, 1, H, W) in [0, 1], how far thermal is to be trusted (0 outside the thermal camera's
+            view); None means 1. Where it is 0 the result is luma, exactly.
+        """
+        if weight is None:
+            thermal = thermal - (thermal.mean((2, 3), keepdim=True) - 0.5)
+        else:
+            total = weight.sum((2, 3), keepdim=True).clamp_(min=1)
+            mean = (weight * thermal).sum((2, 3), keepdim=True) / total
+            thermal = (thermal - mean).mul_(weight).add_(0.5)
+        height, width = luma.shape[-2:]
+        pad = (0, -width % STRIDE, 0, -height % STRIDE)
+        sources = torch.cat([luma, thermal], 1)
+        if any(pad):
+            sources = F.pad(sources, pad, mode="replicate")
+        coefficients = F.interpolate(self.coefficients(sources), scale_factor=2, mode="bilinear")
+        a, b, m, c = coefficients[..., :height, :width].split(1, 1)
+        fused = torch.addcmul(c, a, luma).addcmul_(b, thermal).addcmul_(m, torch.maximum(luma, thermal))
+        fused = fused.clamp_(0, 1)
+        return fused if weight is None else torch.lerp(luma, fused, weight)
+
+    def coefficients(self, sources: Tensor) -> Tensor:
+        """(N, 4, H/2, W/2) coefficients a, b, m, c for (N, 2, H, W) sources; H and W multiples of STRIDE."""
+        x4 = F.relu(self.stem(sources.contiguous(memory_format=torch.channels_last)))
+        x8 = F.relu(self.enc8(F.relu(self.down8(x4))))
+        x16 = F.relu(self.enc16(F.relu(self.down16(x8))))
+        x16 = x16 + self.context(x16.mean((2, 3)))[..., None, None]
+        x16 = F.relu(self.dec16(x16))
+        x8 = F.relu(self.dec8(F.interpolate(self.up8(x16), scale_factor=2) + x8))
+        x4 = F.relu(self.dec4(F.interpolate(self.up4(x8), scale_factor=2) + x4))
+        return F.pixel_shuffle(self.head(x4).contiguous(), 2)
+
+
+def save_student(student: Student, path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors checkpoint: weights, how to build the network, `metadata` (data, teacher...)."""
+    described = {
+        **metadata,
+        "architecture": ARCHITECTURE,
+        "arguments": json.dumps({"widths": student.widths}),
+    }
+    save_file({name: tensor.contiguous() for name, tensor in student.state_dict().items()}, path, described)
+
+
+def load_student(path: Path | str, device: str | torch.device = "cpu") -> Student:
+    """The student in a checkpoint written by save_student, in eval mode, without gradients.
+
+    Only safetensors are read: numbers and text, nothing that could run. Raises StudentError where the file is
+    missing, not safetensors, damaged, or of another architecture.
+    """
+    if not Path(path).is_file():
+        raise StudentError(f"{path}: no such checkpoint; give the path of a .safetensors student")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise StudentError(
+            f"{path}: not an intact safetensors file ({error}); fetch or train it again"
+        ) from error
+    if metadata.get("architecture") != ARCHITECTURE:
+        found = metadata.get("architecture", "none stated")
+        raise StudentError(
+            f"{path}: architecture is {found}, this version runs {ARCHITECTURE}; train it again"
+        )
+    try:
+        with torch.device("meta"):  # no memory before the sizes are known to agree
+            student = Student(**json.loads(metadata["arguments"]))
+        student.load_state_dict(state, assign=True)
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise ValueError("weights are not finite numbers")
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise StudentError(
+            f"{path}: weights and stated architecture disagree ({error}); train it again"
+        ) from error
+    return student.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
