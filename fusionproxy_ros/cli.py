@@ -1,0 +1,174 @@
+"""The `fusionproxy` command."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from fusionproxy_ros import registration
+from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair
+from fusionproxy_ros.fuser import Fuser
+from fusionproxy_ros.normalisation import NormalisationConfig
+from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+class InputError(FusionError):
+    """An input file or folder cannot be used; the text names it."""
+
+
+def demo(args) -> int:
+    """Run the live demo; 1 when a promise was broken."""
+    from fusionproxy_ros.demo import run  # needs ROS, which the other commands do not
+
+    report = run(args.source, args.out, args.seconds, args.thermal_hz)
+    kept = (
+        report["answered_once"] == report["rgb_frames"]
+        and not report["header_mismatches"] + report["out_of_order"]
+    )
+    rows = {
+        "RGB frames": report["rgb_frames"],
+        "answered exactly once": report["answered_once"],
+        "header mismatches": report["header_mismatches"],
+        "out of order": report["out_of_order"],
+        "modes": ", ".join(f"{count} {name}" for name, count in report["modes"].items()),
+        "frames to recover": report["recovery_frames"],
+        "latency p50 / p99": f"{report['latency_ms']['p50']} / {report['latency_ms']['p99']} ms",
+        "end to end p50 / p99": f"{report['end_to_end_ms']['p50']} / {report['end_to_end_ms']['p99']} ms",
+        "middleware": report["rmw"],
+    }
+    if report["thermal_visible"] is not None:
+        detail = report["thermal_visible_detail"]
+        rows["hidden people shown"] = (
+            f"{report['thermal_visible']:.0%} of {detail['invisible_in_rgb']} sightings"
+        )
+    print("\n" + "\n".join(f"  {name:<22} {value}" for name, value in rows.items()))
+    print(f"\n  {args.out}/sheet.png  {args.out}/fused.mp4  {args.out}/report.json")
+    return 0 if kept else 1
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+
+
+def _read(path: Path, flags: int) -> np.ndarray:
+    pixels = cv2.imread(str(path), flags)
+    if pixels is None:
+        raise InputError(f"{path}: not a readable image")
+    return pixels
+
+
+def _read_thermal(path: Path) -> np.ndarray:
+    pixels = _read(path, cv2.IMREAD_UNCHANGED)
+    if pixels.ndim == 3:
+        if not (pixels[..., 0] == pixels[..., 1]).all() or not (pixels[..., 0] == pixels[..., 2]).all():
+            raise InputError(f"{path}: thermal is in colour; a palette cannot be undone, give one channel")
+        pixels = np.ascontiguousarray(pixels[..., 0])
+    return pixels
+
+
+def fuse_pairs(args) -> int:
+    """Fuse two folders; the number of files that could not be fused decides the exit code."""
+    rgb_paths, thermal_paths = _images(args.rgb), _images(args.thermal)
+    if not rgb_paths:
+        raise InputError(f"{args.rgb}: no images in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    if args.homography:
+        register = registration.homography(registration.load_homography(args.homography))
+    elif args.calibration:
+        register = registration.extrinsic(registration.load_calibration(args.calibration), args.plane_depth_m)
+    else:
+        register = registration.identity()
+    fuser = Fuser(load_student(args.student), NormalisationConfig(), args.device)
+    args.out.mkdir(parents=True, exist_ok=True)
+    problems = [
+        f"{path}: no RGB image of that name in {args.rgb}"
+        for name, path in thermal_paths.items()
+        if name not in rgb_paths
+    ]
+    for index, (name, rgb_path) in enumerate(tqdm(rgb_paths.items(), desc="fusing", unit="pair")):
+        try:
+            if name not in thermal_paths:
+                raise InputError(f"{rgb_path}: no thermal image of that name in {args.thermal}")
+            rgb = Frame(0, "", _read(rgb_path, cv2.IMREAD_COLOR), "bgr8", source=rgb_path)
+            pixels = _read_thermal(thermal_paths[name])
+            # Each pair is its own scene: a new epoch starts the AGC afresh.
+            pair = Pair(rgb, Frame(0, "", pixels, "", source=thermal_paths[name]), Mode.FUSED, epoch=index)
+            if not cv2.imwrite(str(args.out / f"{name}.png"), fuser.fuse(pair, register).pixels):
+                raise InputError(f"{args.out / name}.png: cannot be written")
+        except (InputError, registration.RegistrationError) as error:
+            text = str(error)
+            problems.append(
+                text if str(rgb_path) in text or str(args.thermal) in text else f"{rgb_path}: {text}"
+            )
+    for problem in problems:
+        print(f"fusionproxy: {problem}", file=sys.stderr)
+    print(
+        f"fused {len(rgb_paths) - sum(str(args.rgb) in p for p in problems)} of {len(rgb_paths)} pairs into {args.out}"
+    )
+    return 1 if problems else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fusionproxy", description="Thermal sight for any RGB perception stack."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    one = commands.add_parser("demo", help="run the live node on a synthetic night road or on your footage")
+    one.add_argument(
+        "--source",
+        default="scene",
+        help="scene, a video pair NAME_rgb.* NAME_thermal.*, or a folder with rgb/ and thermal/",
+    )
+    one.add_argument(
+        "--out", type=Path, default=Path("out/demo"), help="folder for report.json, sheet.png, fused.mp4"
+    )
+    one.add_argument("--seconds", type=float, default=20.0, help="length of the run")
+    one.add_argument(
+        "--thermal-hz",
+        type=float,
+        default=30.0,
+        help="rate of the synthetic thermal camera (9 for export-grade cores)",
+    )
+    one.set_defaults(run=demo)
+
+    one = commands.add_parser("fuse-pairs", help="fuse two folders of images that share file names")
+    one.add_argument("--rgb", type=Path, required=True, help="folder of RGB images")
+    one.add_argument(
+        "--thermal", type=Path, required=True, help="folder of thermal images, 8 or 16 bit, one channel"
+    )
+    one.add_argument("--out", type=Path, required=True, help="folder for the fused PNGs")
+    geometry = one.add_mutually_exclusive_group()
+    geometry.add_argument(
+        "--homography", type=Path, help="file with a 3x3 matrix, thermal pixel -> RGB pixel"
+    )
+    geometry.add_argument("--calibration", type=Path, help="YAML with both cameras and extrinsics")
+    one.add_argument(
+        "--plane-depth-m", type=float, default=20.0, help="depth at which --calibration is exact"
+    )
+    one.add_argument("--student", type=Path, default=DEFAULT_STUDENT, help="checkpoint (.safetensors)")
+    one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    one.set_defaults(run=fuse_pairs)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry of the `fusionproxy` command; the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except FusionError as error:
+        print(f"fusionproxy: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Composes registration, normalisation and student on one device: Pair in, Fused out."""
+
+import time
+
+import cv2
+import numpy as np
+import torch
+
+from fusionproxy_ros.frames import Fused, FusionError, Mode, Pair
+from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser
+from fusionproxy_ros.registration import Registration
+from fusionproxy_ros.student import Student
+
+
+class DeviceError(FusionError):
+    """The asked-for device is not here."""
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is CUDA where there is one. Raises DeviceError when "cuda" is asked for and absent."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("student.device is 'cuda' and torch sees no CUDA device: set it to 'auto' or 'cpu'")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def add_luma(rgb: np.ndarray, luma: np.ndarray, fused_luma: np.ndarray) -> np.ndarray:
+    """Colour picture whose luminance is `fused_luma` and whose chroma is that of `rgb`.
+
+    rgb: (H, W, 3) uint8, either channel order; luma, fused_luma: (H, W) uint8, `luma` being that of `rgb`.
+    Adding one difference to all three channels leaves Cb and Cr of BT.601 as they are, up to clipping.
+    """
+    difference = cv2.subtract(fused_luma, luma, dtype=cv2.CV_16S)
+    return cv2.add(rgb, cv2.merge((difference, difference, difference)), dtype=cv2.CV_8U)
+
+
+class Fuser:
+    """Owns the student and the AGC state. One thread at a time.
+
+    student: on any device; moved to `device`.
+    threads: CPU threads for torch, process-wide.
+    """
+
+    def __init__(
+        self, student: Student, normalisation: NormalisationConfig, device: str = "auto", threads: int = 2
+    ):
+        torch.set_num_threads(threads)
+        self.device = pick_device(device)
+        self._student = student.to(self.device)
+        self._normaliser = Normaliser(normalisation)
+        self._weight: tuple[np.ndarray | None, torch.Tensor | None] = None, None  # the last one and its tensor
+
+    def warm_up(self, size_px: tuple[int, int] = (640, 480)) -> None:
+        """Pay for lazy initialisation before the first frame does."""
+        blank = np.zeros(size_px[::-1], np.uint8)
+        for _ in range(3):
+            self._run_student(blank, blank, None)
+
+    def fuse(self, pair: Pair, registration: Registration) -> Fused:
+        """The fused picture of one pair; RGB's own pixels where the pair has no thermal frame.
+
+        Raises RegistrationError when the images do not fit the calibration.
+        """
+        rgb = pair.rgb
+        if pair.thermal is None:
+            return Fused(rgb.pixels, Mode.PASSTHROUGH, pair.reason)
+        start_ns = time.monotonic_ns()
+        registered = registration.register(pair.thermal.pixels, rgb.size_px)
+        registered_ns = time.monotonic_ns()
+        normalised = self._normaliser.normalise(
+            registered.pixels, registered.mask, pair.thermal.stamp_ns, pair.epoch
+        )
+        normalised_ns = time.monotonic_ns()
+        code = cv2.COLOR_RGB2GRAY if rgb.encoding == "rgb8" else cv2.COLOR_BGR2GRAY
+        luma = cv2.cvtColor(rgb.pixels, code)
+        fused_luma = self._run_student(luma, normalised.pixels, registered.weight)
+        return Fused(
+            pixels=add_luma(rgb.pixels, luma, fused_luma),
+            mode=pair.mode,
+            reason=pair.reason,
+            thermal=normalised.pixels,
+            valid_fraction=registered.valid_fraction,
+            thermal_range=(normalised.low, normalised.high),
+            register_ns=registered_ns - start_ns,
+            normalise_ns=normalised_ns - registered_ns,
+            student_ns=time.monotonic_ns() - normalised_ns,
+        )
+
+    @torch.inference_mode()
+    def _run_student(self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        if weight is not self._weight[0]:  # it changes with the calibration only
+            self._weight = weight, None if weight is None else self._plane(weight.copy())
+        planes = self._plane(luma).float().div_(255), self._plane(thermal).float().div_(255)
+        fused = self._student(*planes, self._weight[1])
+        return fused[0, 0].mul(255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
+
+    def _plane(self, pixels: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(pixels)[None, None].to(self.device)

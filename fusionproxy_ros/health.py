@@ -1,0 +1,191 @@
+"""What the node knows of its own health: counters, rates and latencies -> FusionStatus and /diagnostics levels."""
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from fusionproxy_ros.frames import NS_PER_S, Fused, Mode, Pair
+
+try:
+    from fusionproxy_ros.msg import FusionStatus
+except ImportError:  # the generated message is absent: /diagnostics alone tells
+    FusionStatus = None
+
+# FusionStatus.mode of RGB messages that got no output; the other modes are frames.Mode.
+REFUSED, DROPPED = 3, 4
+RATE_WINDOW_S = 2.0
+# Fewer images than this share of what the camera offers is loss on the way, not jitter.
+LOSS_SHARE = 0.9
+
+
+class Rate:
+    """Arrivals within the last RATE_WINDOW_S seconds."""
+
+    def __init__(self):
+        self._arrivals_ns: deque[int] = deque()
+        self.count = 0
+
+    def tick(self, now_ns: int) -> None:
+        self.count += 1
+        self._arrivals_ns.append(now_ns)
+
+    def hz(self, now_ns: int) -> float:
+        while self._arrivals_ns and self._arrivals_ns[0] < now_ns - RATE_WINDOW_S * NS_PER_S:
+            self._arrivals_ns.popleft()
+        return len(self._arrivals_ns) / RATE_WINDOW_S
+
+
+@dataclass
+class InputHealth:
+    """One camera's topic as the node sees it. `incompatible` is the name of a QoS policy that cannot be met."""
+
+    topic: str
+    images: Rate = field(default_factory=Rate)
+    infos: Rate = field(default_factory=Rate)
+    subscribed_ns: int = 0
+    refused: int = 0
+    last_refusal: str = ""
+    lost: int = 0
+    reliability: str = ""
+    incompatible: str = ""
+
+    def refuse(self, reason: str) -> None:
+        """Count a message that could not be used."""
+        self.refused += 1
+        self.last_refusal = reason
+
+    def diagnose(self, publishers: int, now_ns: int, profile: str) -> DiagnosticStatus:
+        """Level and cure, from the symptoms; `profile` is the path of the shipped Fast DDS profile."""
+        hz, info_hz = self.images.hz(now_ns), self.infos.hz(now_ns)
+        settled = now_ns - self.subscribed_ns > RATE_WINDOW_S * NS_PER_S
+        starved = (publishers > 0 and hz == 0) or hz < LOSS_SHARE * info_hz
+        level, message = DiagnosticStatus.OK, f"{hz:.1f} Hz"
+        if self.incompatible:
+            level = DiagnosticStatus.ERROR
+            message = (
+                f"{self.topic}: a publisher's QoS policy {self.incompatible} is incompatible with this node's: "
+                f"set the parameter reliability to auto or change the publisher"
+            )
+        elif settled and not publishers:
+            level, message = (
+                DiagnosticStatus.ERROR,
+                f"{self.topic}: no publisher: start the camera or remap the topic",
+            )
+        elif settled and starved:
+            level = DiagnosticStatus.ERROR
+            message = (
+                f"{self.topic}: a publisher is there and frames are missing ({hz:.1f} images/s, {info_hz:.1f} "
+                f"camera_info/s, {self.reliability}). Fast DDS loses large best-effort images with its default "
+                f"shared-memory segment: start the camera driver with FASTDDS_DEFAULT_PROFILES_FILE={profile} "
+                f"(FASTRTPS_DEFAULT_PROFILES_FILE on Jazzy), or have it publish reliable"
+            )
+        elif self.last_refusal:
+            level, message = DiagnosticStatus.WARN, f"{self.topic}: {self.last_refusal}"
+        values = {
+            "rate_hz": f"{hz:.1f}",
+            "camera_info_rate_hz": f"{info_hz:.1f}",
+            "publishers": publishers,
+            "reliability": self.reliability,
+            "received": self.images.count,
+            "refused": self.refused,
+            "lost": self.lost,
+        }
+        self.last_refusal = ""
+        return _status(level, self.topic, message, values)
+
+
+class Health:
+    """Counters since configure, and what the last second's outputs were."""
+
+    def __init__(self, rgb_topic: str, thermal_topic: str):
+        self.rgb, self.thermal = InputHealth(rgb_topic), InputHealth(thermal_topic)
+        self.modes: Counter[int] = Counter()
+        self._recent: list[tuple[int, str, float]] = []  # (mode, reason, total_s) since the last diagnosis
+        self._range = (0.0, 0.0)
+        self.error = ""  # of the worker or the calibration, until the next diagnosis
+
+    def answered(self, pair: Pair, fused: Fused, start_ns: int, published_ns: int, end_ns: int):
+        """Count one output and describe it; FusionStatus, or None where the message is not installed.
+
+        start_ns: when the worker took the pair; published_ns: when it began publishing; end_ns: when done.
+        """
+        arrivals = [pair.rgb.arrival_ns] + ([pair.thermal.arrival_ns] if pair.thermal else [])
+        total_s = (end_ns - max(arrivals)) / NS_PER_S
+        self.modes[fused.mode] += 1
+        self._recent.append((fused.mode, fused.reason, total_s))
+        if fused.thermal is not None:
+            self._range = fused.thermal_range
+        status = self._status_message(pair.rgb.source.header, fused.mode, fused.reason)
+        if status is None:
+            return None
+        if fused.mode is not Mode.PASSTHROUGH:
+            status.thermal_stamp = pair.thermal.source.header.stamp
+            status.skew_s = pair.skew_ns / NS_PER_S
+            status.registration_valid_fraction = fused.valid_fraction
+            status.thermal_low, status.thermal_high = fused.thermal_range
+        if pair.thermal_age_ns is not None:
+            status.thermal_age_s = pair.thermal_age_ns / NS_PER_S
+        status.sync_wait_s = (pair.ready_ns - pair.rgb.arrival_ns) / NS_PER_S
+        status.queue_s = (start_ns - pair.ready_ns) / NS_PER_S
+        status.register_s = fused.register_ns / NS_PER_S
+        status.normalise_s = fused.normalise_ns / NS_PER_S
+        status.student_s = fused.student_ns / NS_PER_S
+        status.publish_s = (end_ns - published_ns) / NS_PER_S
+        status.total_s = total_s
+        return status
+
+    def unanswered(self, header, mode: int, reason: str):
+        """Count an RGB message without an output (REFUSED or DROPPED) and describe it, as `answered` does."""
+        self.modes[mode] += 1
+        if mode == REFUSED:
+            self.rgb.refuse(reason)
+        self._recent.append((mode, reason, float("nan")))
+        return self._status_message(header, mode, reason)
+
+    def _status_message(self, header, mode: int, reason: str):
+        if FusionStatus is None:
+            return None
+        nan = float("nan")
+        status = FusionStatus(header=header, mode=int(mode), reason=reason, skew_s=nan, thermal_age_s=nan)
+        status.received = self.rgb.images.count
+        status.fused, status.held = self.modes[Mode.FUSED], self.modes[Mode.HELD]
+        status.passed = self.modes[Mode.PASSTHROUGH]
+        status.dropped, status.refused = self.modes[DROPPED], self.modes[REFUSED]
+        status.thermal_received = self.thermal.images.count
+        status.thermal_refused = self.thermal.refused
+        return status
+
+    def diagnose(self, publishers: dict[str, int], profile: str) -> list[DiagnosticStatus]:
+        """The state since the last call, for /diagnostics. publishers: topic -> publishers now."""
+        now_ns = time.monotonic_ns()
+        inputs = [one.diagnose(publishers[one.topic], now_ns, profile) for one in (self.rgb, self.thermal)]
+        recent, self._recent = self._recent, []
+        modes = Counter(mode for mode, _, _ in recent)
+        reasons = Counter(reason for _, reason, _ in recent if reason)
+        level, message = DiagnosticStatus.OK, "fusing"
+        if self.error:
+            level, message = DiagnosticStatus.ERROR, self.error
+        elif not recent:
+            level, message = DiagnosticStatus.ERROR, "no output: no RGB frame arrived"
+        elif modes[Mode.FUSED] < len(recent):
+            level = DiagnosticStatus.WARN
+            message = "not every frame was fused: " + reasons.most_common(1)[0][0]
+        self.error = ""
+        values = {f"{name.lower()}_last_second": modes[value] for name, value in Mode.__members__.items()}
+        values |= {"dropped": self.modes[DROPPED], "refused": self.modes[REFUSED]}
+        values |= {"thermal_low": self._range[0], "thermal_high": self._range[1]}
+        latencies_ms = [1e3 * total_s for _, _, total_s in recent if total_s == total_s]
+        if latencies_ms:
+            p50, p99 = np.percentile(latencies_ms, (50, 99))
+            values |= {"latency_p50_ms": f"{p50:.1f}", "latency_p99_ms": f"{p99:.1f}"}
+        return [_status(level, "fusion", message, values), *inputs]
+
+
+def _status(level: bytes, name: str, message: str, values: dict) -> DiagnosticStatus:
+    pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+    return DiagnosticStatus(
+        level=level, name=f"fusionproxy: {name}", message=message, hardware_id="", values=pairs
+    )

@@ -1,0 +1,343 @@
+"""FusionNode: subscribe -> sync -> worker thread -> publish. It only wires; the work is in the files before it."""
+
+import threading
+import time
+import traceback
+from collections import deque
+from dataclasses import replace
+from functools import partial, wraps
+from pathlib import Path
+
+import cv2
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, Image
+
+from fusionproxy_ros import messages, parameters
+from fusionproxy_ros.frames import NS_PER_S, Frame, Fused, FusionError, Mode, Pair
+from fusionproxy_ros.fuser import Fuser
+from fusionproxy_ros.health import DROPPED, REFUSED, FusionStatus, Health, InputHealth
+from fusionproxy_ros.registration import RegistrationError
+from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
+from fusionproxy_ros.sync import NearestSync
+from fusionproxy_ros.transport import (
+    TOPIC_SUFFIX,
+    ImageSubscription,
+    keep_freed_memory,
+    share_path,
+    use_large_segments,
+)
+
+
+def _told(transition):
+    """rclpy turns an exception in a transition into ERROR without a word; this says which it was."""
+
+    @wraps(transition)
+    def told(self, state):
+        try:
+            return transition(self, state)
+        except Exception:
+            self.get_logger().error(f"{transition.__name__} failed:\n{traceback.format_exc()}")
+            raise
+
+    return told
+
+
+def _intrinsics(info: CameraInfo) -> tuple:
+    return info.width, info.height, info.distortion_model, tuple(info.d), tuple(info.k)
+
+
+class FusionNode(LifecycleNode):
+    """Callbacks run in one single-threaded executor; one worker thread owns the fuser and publishes."""
+
+    def __init__(self, **kwargs):
+        super().__init__("fusion", **kwargs)
+        parameters.declare(self)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._wake = threading.Condition()  # guards _sync, _ready and _stopping
+        self._ready: deque[Pair] = deque()
+        self._settings = parameters.Parameters()
+        self._worker: threading.Thread | None = None
+        self._inputs: list = []
+        self._outputs: dict = {}
+
+    # --- lifecycle ----------------------------------------------------------------------------------------
+
+    @_told
+    def on_configure(self, state) -> TransitionCallbackReturn:
+        try:
+            self._settings = p = parameters.read(self)
+            student = load_student(Path(p.student_path) if p.student_path else DEFAULT_STUDENT)
+            self._fuser = Fuser(student, p.normalisation_config(), p.device, p.threads)
+            self._fuser.warm_up()
+        except FusionError as error:
+            self.get_logger().error(f"cannot configure: {error}")
+            return TransitionCallbackReturn.FAILURE
+        self._infos: dict[str, CameraInfo] = {}
+        self._wanted = p, {}
+        self._build_registration(self._wanted)
+        self._sync = NearestSync(p.sync_config())
+        self._health = Health(
+            self.resolve_topic_name("rgb/image_raw" + TOPIC_SUFFIX[p.rgb_transport]),
+            self.resolve_topic_name("thermal/image_raw" + TOPIC_SUFFIX[p.thermal_transport]),
+        )
+        outputs = {"image": (Image, "fused/image"), "camera_info": (CameraInfo, "fused/camera_info")}
+        if FusionStatus:
+            outputs["status"] = (FusionStatus, "fused/status")
+        if p.debug_images:
+            outputs["thermal"] = (Image, "~/debug/thermal_registered")
+            outputs["overlay"] = (Image, "~/debug/overlay")
+        qos, overrides = QoSProfile(depth=10), QoSOverridingOptions.with_default_policies()
+        for name, (kind, topic) in outputs.items():
+            self._outputs[name] = self.create_lifecycle_publisher(
+                kind, topic, qos, qos_overriding_options=overrides
+            )
+        self._timer = self.create_timer(1.0, self._diagnose)
+        # A looped bag or a restarted simulation; without use_sim_time the clock hardly ever jumps back.
+        self._jumps = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
+            post_callback=self._on_clock_jump,
+        )
+        return TransitionCallbackReturn.SUCCESS
+
+    @_told
+    def on_activate(self, state) -> TransitionCallbackReturn:
+        self._stopping = False
+        self._worker = threading.Thread(target=self._work, name="fusion worker", daemon=True)
+        self._worker.start()
+        p, rgb, thermal = self._settings, self._health.rgb, self._health.thermal
+        self._inputs = [
+            ImageSubscription(self, rgb, self._on_rgb, p.rgb_transport, p.reliability),
+            ImageSubscription(self, thermal, self._on_thermal, p.thermal_transport, p.reliability),
+        ]
+        # Best effort receives from every publisher, and a lost camera_info is followed by the next.
+        qos = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+        self._info_inputs = [
+            self.create_subscription(
+                CameraInfo, f"{name}/camera_info", partial(self._on_camera_info, name, health), qos
+            )
+            for name, health in (("rgb", rgb), ("thermal", thermal))
+        ]
+        return super().on_activate(state)
+
+    @_told
+    def on_deactivate(self, state) -> TransitionCallbackReturn:
+        self.stop()
+        return super().on_deactivate(state)
+
+    @_told
+    def on_cleanup(self, state) -> TransitionCallbackReturn:
+        self.destroy_timer(self._timer)
+        self._jumps.unregister()
+        for publisher in self._outputs.values():
+            self.destroy_lifecycle_publisher(publisher)
+        self._outputs = {}
+        self._fuser = None
+        return super().on_cleanup(state)
+
+    @_told
+    def on_shutdown(self, state) -> TransitionCallbackReturn:
+        self.stop()
+        return super().on_shutdown(state)
+
+    def stop(self) -> None:
+        """Unsubscribe and end the worker; harmless when neither runs."""
+        if not self._worker:
+            return
+        for subscription in self._inputs:
+            subscription.destroy()
+        for subscription in self._info_inputs:
+            self.destroy_subscription(subscription)
+        with self._wake:
+            self._stopping = True
+            self._ready.clear()
+            self._sync.reset(time.monotonic_ns())
+            self._wake.notify()
+        self._worker.join()
+        self._worker = None
+
+    # --- inputs -------------------------------------------------------------------------------------------
+
+    def _on_rgb(self, msg) -> None:
+        now_ns = time.monotonic_ns()
+        self._health.rgb.images.tick(now_ns)
+        stamp_ns = messages.stamp_to_ns(msg.header.stamp)
+        reason = "" if stamp_ns else "RGB stamp is zero: have the driver stamp its images"
+        try:
+            frame = messages.read_rgb(msg, now_ns)
+        except messages.EncodingError as error:  # downstream gets what the camera sent
+            reason = str(error)
+            frame = Frame(stamp_ns, msg.header.frame_id, np.empty((0, 0)), msg.encoding, now_ns, msg)
+        except messages.MessageError as error:
+            self.get_logger().warning(f"{self._health.rgb.topic}: {error}", throttle_duration_sec=1.0)
+            self._publish("status", self._health.unanswered(msg.header, REFUSED, str(error)))
+            return
+        with self._wake:
+            self._ready.extend(self._sync.add_rgb(frame, reason))
+            self._wake.notify()
+
+    def _on_thermal(self, msg) -> None:
+        now_ns = time.monotonic_ns()
+        health = self._health.thermal
+        health.images.tick(now_ns)
+        try:
+            frame = messages.read_thermal(msg, now_ns)
+        except messages.MessageError as error:
+            health.refuse(str(error))
+            self.get_logger().warning(f"{health.topic}: {error}", throttle_duration_sec=1.0)
+            return
+        with self._wake:
+            self._ready.extend(self._sync.add_thermal(frame))
+            self._wake.notify()
+
+    def _on_camera_info(self, name: str, health: InputHealth, msg: CameraInfo) -> None:
+        health.infos.tick(time.monotonic_ns())
+        previous, self._infos[name] = self._infos.get(name), msg
+        if previous is None or _intrinsics(previous) != _intrinsics(msg):
+            self._calibrate()
+
+    def _on_clock_jump(self, jump) -> None:
+        with self._wake:
+            self._ready.extend(self._sync.reset(time.monotonic_ns()))
+            self._wake.notify()
+
+    def _calibrate(self) -> None:
+        """Rebuild the registration in its own thread: a new lookup grid takes tenths of a second, frames go on."""
+        self._wanted = wanted = self._settings, dict(self._infos)
+        threading.Thread(target=self._build_registration, args=(wanted,), daemon=True).start()
+
+    def _build_registration(self, wanted: tuple) -> None:
+        settings, infos = wanted
+        cameras = {name: messages.read_camera_info(msg) for name, msg in infos.items()}
+        registration, problem = None, ""
+        try:
+            registration = settings.registration(cameras)
+            if len(cameras) == 2:
+                registration.grid(*((cameras[n].width_px, cameras[n].height_px) for n in ("thermal", "rgb")))
+        except RegistrationError as error:
+            problem = str(error)
+            self.get_logger().warning(problem, throttle_duration_sec=1.0)
+        if wanted is self._wanted:  # else a newer calibration is being built
+            self._registration = registration, problem
+
+    def _on_set_parameters(self, updates) -> SetParametersResult:
+        try:
+            new = parameters.changed(self._settings, updates)
+        except FusionError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        if self._worker:  # what is not live waits for the next configure
+            old, self._settings = self._settings, replace(self._settings, **parameters.live_values(new))
+            with self._wake:
+                self._sync.config = self._settings.sync_config()
+            if self._settings.plane_depth_m != old.plane_depth_m:
+                self._calibrate()
+        return SetParametersResult(successful=True)
+
+    # --- worker -------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (pair := self._take()) is not None:
+            try:
+                overdue_ns = (
+                    time.monotonic_ns() - pair.rgb.arrival_ns - self._settings.max_latency_s * NS_PER_S
+                )
+                if overdue_ns > 0 and self._ready:
+                    reason = "overload: older than max_latency_s, and a newer frame is ready"
+                    self._publish("status", self._health.unanswered(pair.rgb.source.header, DROPPED, reason))
+                else:
+                    self._answer(pair)
+            except Exception:  # noqa: PERF203  # the worker must outlive whatever one frame does
+                if not self.context.ok():  # the process is ending; publishers are gone
+                    return
+                self._health.error = traceback.format_exc(limit=-1)
+                self.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
+
+    def _take(self) -> Pair | None:
+        """Wait for the next pair, and for the deadline of frames that get none; None when stopping."""
+        with self._wake:
+            while not self._stopping:
+                now_ns = time.monotonic_ns()
+                self._ready.extend(self._sync.poll(now_ns))
+                if self._ready:
+                    return self._ready.popleft()
+                due_ns = self._sync.next_deadline_ns
+                self._wake.wait(None if due_ns is None else max(0, due_ns - now_ns) / NS_PER_S)
+
+    def _answer(self, pair: Pair) -> None:
+        start_ns = time.monotonic_ns()
+        fused = self._fuse(pair)
+        fused_ns = time.monotonic_ns()
+        source, encoding = pair.rgb.source, pair.rgb.encoding
+        if fused.pixels is pair.rgb.pixels and getattr(source, "encoding", None) == encoding:
+            self._publish("image", source)
+        else:
+            self._publish("image", messages.fill_image(Image(), source.header, fused.pixels, encoding))
+        if info := self._infos.get("rgb"):
+            info.header = source.header
+            self._publish("camera_info", info)
+        self._publish("status", self._health.answered(pair, fused, start_ns, fused_ns, time.monotonic_ns()))
+        if "overlay" in self._outputs and fused.thermal is not None:
+            heat = cv2.applyColorMap(fused.thermal, cv2.COLORMAP_INFERNO)
+            heat = heat[..., ::-1] if encoding == "rgb8" else heat
+            overlay = cv2.addWeighted(pair.rgb.pixels, 0.5, heat, 0.5, 0)
+            self._publish("thermal", messages.fill_image(Image(), source.header, fused.thermal, "mono8"))
+            self._publish("overlay", messages.fill_image(Image(), source.header, overlay, encoding))
+
+    def _fuse(self, pair: Pair) -> Fused:
+        """Whatever is wrong with thermal, calibration or student: the RGB frame is answered."""
+        registration, problem = self._registration
+        if pair.thermal is not None and registration is None:
+            return Fused(pair.rgb.pixels, Mode.PASSTHROUGH, problem)
+        try:
+            return self._fuser.fuse(pair, registration)
+        except Exception as error:
+            self._health.error = f"{type(error).__name__}: {error}"
+            self.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
+            return Fused(pair.rgb.pixels, Mode.PASSTHROUGH, self._health.error)
+
+    def _publish(self, name: str, msg) -> None:
+        if name in self._outputs:
+            self._outputs[name].publish(msg)
+
+    # --- health -------------------------------------------------------------------------------------------
+
+    def _diagnose(self) -> None:
+        publishers = {
+            h.topic: self.count_publishers(h.topic) for h in (self._health.rgb, self._health.thermal)
+        }
+        profile = share_path("config", "fastdds_large_images.xml")
+        array = DiagnosticArray(status=self._health.diagnose(publishers, str(profile)))
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+
+def main() -> None:
+    """Entry of `ros2 run fusionproxy_ros fusion_node`."""
+    keep_freed_memory()
+    use_large_segments()
+    rclpy.init()
+    node = FusionNode()
+    try:
+        autostart = node.get_parameter("autostart").value
+        if autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            node.trigger_activate()
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.stop()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()

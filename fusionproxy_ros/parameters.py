@@ -1,0 +1,266 @@
+"""Every parameter of the node, once: default, range, unit, reason, and whether it may change at run time.
+
+config/fusion.yaml is the manual for users; a test holds it and this table together.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.parameter import Parameter
+
+from fusionproxy_ros import registration
+from fusionproxy_ros.frames import NS_PER_S, Calibration, Camera, FusionError
+from fusionproxy_ros.normalisation import NormalisationConfig, NormalisationError
+from fusionproxy_ros.registration import Registration, RegistrationError
+from fusionproxy_ros.sync import SyncConfig
+
+
+class ParameterError(FusionError):
+    """A parameter has a value that it cannot have; the text names it, the value and what it may be."""
+
+
+def _parameter(name, default, description, *, low=None, high=None, choices=(), live=False):
+    metadata = {"name": name, "description": description, "choices": choices, "live": live}
+    metadata["range"] = None if low is None else (low, high)
+    return field(default=default, metadata=metadata)
+
+
+IDENTITY_3X3 = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """All parameters of FusionNode. Field metadata holds the ROS name, description, range or choices."""
+
+    autostart: bool = _parameter(
+        "autostart", True, "Configure and activate by itself; false under a lifecycle manager."
+    )
+    reliability: str = _parameter(
+        "reliability",
+        "auto",
+        "QoS asked of the cameras; auto asks for reliable and follows a best-effort publisher.",
+        choices=("auto", "reliable", "best_effort"),
+    )
+    rgb_transport: str = _parameter(
+        "rgb_transport",
+        "raw",
+        "compressed subscribes to rgb/image_raw/compressed.",
+        choices=("raw", "compressed"),
+    )
+    thermal_transport: str = _parameter(
+        "thermal_transport",
+        "raw",
+        "compressed subscribes to thermal/image_raw/compressed (PNG only: JPEG destroys counts).",
+        choices=("raw", "compressed"),
+    )
+    sync_tolerance_s: float = _parameter(
+        "sync_tolerance_s",
+        0.06,
+        "Largest |skew| in s of a FUSED pair; 0.06 accepts the nearest frame of a 9 Hz thermal camera.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    deadline_s: float = _parameter(
+        "deadline_s",
+        0.04,
+        "How long in s an RGB frame waits for its thermal frame before it is answered without.",
+        low=0.0,
+        high=1.0,
+        live=True,
+    )
+    max_hold_s: float = _parameter(
+        "max_hold_s",
+        0.5,
+        "Age in s up to which the last thermal frame is HELD.",
+        low=0.0,
+        high=10.0,
+        live=True,
+    )
+    thermal_time_offset_s: float = _parameter(
+        "thermal_time_offset_s",
+        0.0,
+        "Added in s to RGB stamps to get the thermal clock: positive when thermal stamps are late.",
+        low=-1e6,
+        high=1e6,
+        live=True,
+    )
+    max_latency_s: float = _parameter(
+        "max_latency_s",
+        0.2,
+        "Overload: a frame this old in s is skipped, and counted, when a newer one is ready.",
+        low=0.01,
+        high=10.0,
+        live=True,
+    )
+    registration_mode: str = _parameter(
+        "registration.mode",
+        "identity",
+        "identity: same field of view; homography: 3x3; extrinsic: both camera_info topics, rotation and translation.",
+        choices=("identity", "homography", "extrinsic"),
+    )
+    homography: tuple = _parameter(
+        "registration.homography", IDENTITY_3X3, "Row-major 3x3 matrix, thermal pixel -> RGB pixel."
+    )
+    rotation: tuple = _parameter(
+        "registration.rotation",
+        IDENTITY_3X3,
+        "Row-major 3x3 rotation R of p_thermal = R p_rgb + t, optical frames.",
+    )
+    translation_m: tuple = _parameter(
+        "registration.translation_m", (0.0, 0.0, 0.0), "Translation t in m of p_thermal = R p_rgb + t."
+    )
+    plane_depth_m: float = _parameter(
+        "registration.plane_depth_m",
+        20.0,
+        "Depth in m at which extrinsic registration is exact; nearer objects shift by parallax.",
+        low=0.1,
+        high=10_000.0,
+        live=True,
+    )
+    rgb_is_rectified: bool = _parameter(
+        "registration.rgb_is_rectified", False, "The RGB image is already undistorted: ignore its D."
+    )
+    normalisation_mode: str = _parameter(
+        "normalisation.mode",
+        "auto",
+        "auto: 8-bit thermal as the camera made it, everything else by temporal AGC; fixed: low..high.",
+        choices=("auto", "fixed"),
+    )
+    low: float = _parameter("normalisation.low", 28_315.0, "Thermal counts shown as black in fixed mode.")
+    high: float = _parameter("normalisation.high", 31_315.0, "Thermal counts shown as white in fixed mode.")
+    time_constant_s: float = _parameter(
+        "normalisation.time_constant_s",
+        1.0,
+        "Time in s in which the AGC follows 63 % of a change.",
+        low=0.01,
+        high=600.0,
+    )
+    min_span_counts: float = _parameter(
+        "normalisation.min_span_counts",
+        200.0,
+        "Narrowest AGC window of 16-bit thermal in counts, so that a flat scene's noise is not amplified.",
+        low=1.0,
+        high=65_535.0,
+    )
+    min_span_k: float = _parameter(
+        "normalisation.min_span_k", 2.0, "The same for 32FC1 thermal, in kelvin.", low=0.001, high=1000.0
+    )
+    student_path: str = _parameter(
+        "student.path", "", "Checkpoint (.safetensors); empty: the shipped student."
+    )
+    device: str = _parameter(
+        "student.device", "auto", "auto takes CUDA where there is one.", choices=("auto", "cpu", "cuda")
+    )
+    threads: int = _parameter(
+        "student.threads",
+        2,
+        "CPU threads of the student; more than the free cores makes it slower.",
+        low=1,
+        high=64,
+    )
+    debug_images: bool = _parameter(
+        "debug_images", False, "Publish ~/debug/thermal_registered and ~/debug/overlay."
+    )
+
+    def sync_config(self) -> SyncConfig:
+        """The sync parameters in integer nanoseconds."""
+        seconds = (self.sync_tolerance_s, self.deadline_s, self.max_hold_s, self.thermal_time_offset_s)
+        return SyncConfig(*(round(s * NS_PER_S) for s in seconds))
+
+    def registration(self, cameras: dict[str, Camera]) -> Registration:
+        """Registration of the chosen mode. cameras: "rgb" and "thermal", as far as their camera_info has arrived.
+
+        Raises RegistrationError, also while "extrinsic" waits for a camera.
+        """
+        if self.registration_mode == "identity":
+            return registration.identity()
+        if self.registration_mode == "homography":
+            return registration.homography(np.reshape(self.homography, (3, 3)))
+        for name in ("rgb", "thermal"):
+            if name not in cameras:
+                raise RegistrationError(
+                    f"waiting for {name}/camera_info: publish it or set registration.mode"
+                )
+        rotation, translation_m = np.reshape(self.rotation, (3, 3)), np.array(self.translation_m)
+        calibration = Calibration(cameras["rgb"], cameras["thermal"], rotation, translation_m)
+        return registration.extrinsic(calibration, self.plane_depth_m, self.rgb_is_rectified)
+
+    def normalisation_config(self) -> NormalisationConfig:
+        """Raises NormalisationError."""
+        return NormalisationConfig(
+            mode=self.normalisation_mode,
+            low=self.low,
+            high=self.high,
+            time_constant_s=self.time_constant_s,
+            min_span_counts=self.min_span_counts,
+            min_span_k=self.min_span_k,
+        )
+
+
+FIELDS = {f.metadata["name"]: f for f in dataclasses.fields(Parameters)}
+
+
+def describe(name: str) -> ParameterDescriptor:
+    """Descriptor of one parameter: what `ros2 param describe` shows."""
+    meta = FIELDS[name].metadata
+    descriptor = ParameterDescriptor(description=meta["description"])
+    descriptor.additional_constraints = "one of " + ", ".join(meta["choices"]) if meta["choices"] else ""
+    if not meta["live"]:
+        descriptor.additional_constraints += "; " if descriptor.additional_constraints else ""
+        descriptor.additional_constraints += "takes effect at the next configure"
+    if meta["range"]:
+        low, high = meta["range"]
+        if isinstance(FIELDS[name].default, int):
+            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
+        else:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    return descriptor
+
+
+def declare(node) -> None:
+    """Declare every parameter on `node`. Raises ParameterError for a value of the wrong type or out of range."""
+    for name, f in FIELDS.items():
+        default = list(f.default) if isinstance(f.default, tuple) else f.default
+        try:
+            node.declare_parameter(name, default, describe(name))
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise ParameterError(f"parameter {name}: {error}") from error
+
+
+def read(node) -> Parameters:
+    """The node's present parameters. Raises ParameterError."""
+    values = {name: node.get_parameter(name).value for name in FIELDS}
+    return _checked(Parameters(**{FIELDS[name].name: _plain(value) for name, value in values.items()}))
+
+
+def changed(parameters: Parameters, updates: list[Parameter]) -> Parameters:
+    """`parameters` with `updates` applied. Raises ParameterError; other nodes' parameters are ignored."""
+    known = {FIELDS[p.name].name: _plain(p.value) for p in updates if p.name in FIELDS}
+    return _checked(dataclasses.replace(parameters, **known))
+
+
+def live_values(parameters: Parameters) -> dict:
+    """Field name -> value of the parameters that may change while the node runs."""
+    return {f.name: getattr(parameters, f.name) for f in FIELDS.values() if f.metadata["live"]}
+
+
+def _plain(value):
+    return value if isinstance(value, (bool, int, float, str)) else tuple(value)
+
+
+def _checked(parameters: Parameters) -> Parameters:
+    for name, f in FIELDS.items():
+        value, choices = getattr(parameters, f.name), f.metadata["choices"]
+        if choices and value not in choices:
+            raise ParameterError(f"parameter {name} is '{value}': choose one of {', '.join(choices)}")
+        if isinstance(f.default, tuple) and len(value) != len(f.default):
+            raise ParameterError(f"parameter {name} has {len(value)} numbers: it needs {len(f.default)}")
+    try:
+        parameters.normalisation_config()
+    except NormalisationError as error:
+        raise ParameterError(f"parameters normalisation.*: {error}") from error
+    return parameters

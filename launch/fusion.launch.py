@@ -1,0 +1,63 @@
+"""Start the fusion node: ros2 launch fusionproxy_ros fusion.launch.py rgb:=/front/image_raw thermal:=/flir/image_raw"""
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch_ros.actions import Node
+
+# launch argument -> (topic of the node, what it carries)
+TOPICS = {
+    "rgb": ("rgb/image_raw", "RGB image in"),
+    "rgb_info": ("rgb/camera_info", "RGB camera_info in"),
+    "thermal": ("thermal/image_raw", "thermal image in"),
+    "thermal_info": ("thermal/camera_info", "thermal camera_info in"),
+    "fused": ("fused/image", "fused image out: give it to your detector"),
+    "fused_info": ("fused/camera_info", "camera_info of the fused image out"),
+    "status": ("fused/status", "per-frame truth out (FusionStatus)"),
+}
+
+
+def generate_launch_description():
+    share = get_package_share_directory("fusionproxy_ros")
+    profile = "FASTRTPS" if os.environ.get("ROS_DISTRO") == "jazzy" else "FASTDDS"
+    profile += "_DEFAULT_PROFILES_FILE"
+    arguments = [
+        DeclareLaunchArgument(
+            "namespace", default_value="", description="namespace of the node and its topics"
+        ),
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=os.path.join(share, "config", "fusion.yaml"),
+            description="YAML with every parameter; the installed fusion.yaml explains each",
+        ),
+        DeclareLaunchArgument(
+            "fastdds_profile",
+            default_value=EnvironmentVariable(
+                profile, default_value=os.path.join(share, "config", "fastdds_large_images.xml")
+            ),
+            description="Fast DDS XML profile; the default holds large images, give it to your camera driver too",
+        ),
+        DeclareLaunchArgument("use_sim_time", default_value="false", description="take time from /clock"),
+    ]
+    arguments += [
+        DeclareLaunchArgument(name, default_value=topic, description=text)
+        for name, (topic, text) in TOPICS.items()
+    ]
+    node = Node(
+        package="fusionproxy_ros",
+        executable="fusion_node",
+        name="fusion",
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[
+            LaunchConfiguration("params_file"),
+            {"use_sim_time": LaunchConfiguration("use_sim_time")},
+        ],
+        remappings=[(topic, LaunchConfiguration(name)) for name, (topic, _) in TOPICS.items()],
+        output="screen",
+    )
+    return LaunchDescription(
+        [*arguments, SetEnvironmentVariable(profile, LaunchConfiguration("fastdds_profile")), node]
+    )

@@ -1,0 +1,33 @@
+"""For pip, where no colcon is: the code, the `fusionproxy` command and the files that `ros2` looks for."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+NAME = "fusionproxy_ros"
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="Thermal sight for any RGB perception stack, as a ROS 2 package",
+    license="Apache-2.0",
+    packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={NAME: ["models/*"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "numpy>=1.26",
+        "opencv-python-headless>=4.9,<5",
+        "pyyaml>=6",
+        "safetensors>=0.4",
+        "torch>=2.2",
+        "tqdm>=4.66",
+    ],
+    entry_points={"console_scripts": ["fusionproxy = fusionproxy_ros.cli:main"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/config", glob("config/*")),
+        (f"share/{NAME}/launch", glob("launch/*")),
+        (f"lib/{NAME}", glob("scripts/*")),
+    ],
+)

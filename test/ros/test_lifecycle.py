@@ -1,0 +1,82 @@
+"""Lifecycle and parameters behave as a lifecycle manager and `ros2 param set` expect."""
+
+import signal
+
+import numpy as np
+import pytest
+from fusionproxy_ros.msg import FusionStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+
+from fusionproxy_ros.demo import wait_until
+
+
+def call(graph, kind, name, request):
+    client = graph.node.create_client(kind, name)
+    assert client.wait_for_service(30)
+    future = client.call_async(request)
+    wait_until(future.done, 20, name)
+    return future.result()
+
+
+def change(graph, transition):
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return call(graph, ChangeState, "fusion/change_state", request).success
+
+
+def state(graph):
+    return call(graph, GetState, "fusion/get_state", GetState.Request()).current_state.label
+
+
+def set_parameter(graph, name, value):
+    kind = {float: ParameterType.PARAMETER_DOUBLE, str: ParameterType.PARAMETER_STRING}[type(value)]
+    field = {float: "double_value", str: "string_value"}[type(value)]
+    request = SetParameters.Request(
+        parameters=[Parameter(name=name, value=ParameterValue(type=kind, **{field: value}))]
+    )
+    return call(graph, SetParameters, "fusion/set_parameters", request).results[0]
+
+
+def test_transitions_are_obeyed_and_an_inactive_node_listens_to_nothing(graph):
+    graph.fusion({"autostart": False})
+    assert state(graph) == "unconfigured"
+    assert change(graph, Transition.TRANSITION_CONFIGURE) and state(graph) == "inactive"
+    assert graph.node.count_subscribers("rgb/image_raw") == 0
+    for _ in range(2):
+        assert change(graph, Transition.TRANSITION_ACTIVATE) and state(graph) == "active"
+        down, cameras = graph.downstream(), graph.cameras()
+        cameras.publish("rgb", 10**9, np.zeros((64, 64, 3), np.uint8))
+        wait_until(lambda down=down: down.images, 10, "answer")
+        assert change(graph, Transition.TRANSITION_DEACTIVATE) and state(graph) == "inactive"
+    assert change(graph, Transition.TRANSITION_CLEANUP) and state(graph) == "unconfigured"
+    assert change(graph, Transition.TRANSITION_CONFIGURE) and state(graph) == "inactive"
+
+
+def test_a_node_that_cannot_configure_stays_unconfigured_and_alive(graph):
+    process = graph.fusion({"student.path": "nowhere.safetensors"})
+    assert state(graph) == "unconfigured"
+    assert process.poll() is None
+
+
+def test_a_live_parameter_takes_effect_and_an_impossible_value_is_refused_with_the_reason(graph):
+    graph.fusion()
+    down, cameras = graph.downstream(), graph.cameras()
+    picture = np.zeros((64, 64, 3), np.uint8)
+    assert set_parameter(graph, "thermal_time_offset_s", 100.0).successful
+    cameras.publish("thermal", 101 * 10**9, picture[..., 0])
+    cameras.publish("rgb", 10**9, picture)
+    wait_until(lambda: down.statuses, 10, "answer")
+    assert down.statuses[0].mode == FusionStatus.FUSED and down.statuses[0].skew_s == 0
+    refused = set_parameter(graph, "registration.mode", "magic")
+    assert not refused.successful and "choose one of identity, homography, extrinsic" in refused.reason
+    assert not set_parameter(graph, "deadline_s", -1.0).successful
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_process_cleanly(graph, number):
+    process = graph.fusion()
+    graph.cameras()
+    process.send_signal(number)
+    assert process.wait(5) == 0

@@ -1,0 +1,91 @@
+"""Images arrive from whatever publisher a user has, or diagnostics say what to change."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+
+from fusionproxy_ros.demo import wait_until
+
+FRAMES = 600  # 20 s at 30 Hz
+
+
+class Diagnostics:
+    def __init__(self, graph):
+        self.latest = {}
+        graph.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_array, 10)
+
+    def _on_array(self, array):
+        self.latest = {status.name: status for status in array.status}
+
+
+def last_status(down):
+    return down.statuses[-1] if down.statuses else None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "default_segment"),
+    [([], True), (["--best-effort"], False)],
+    ids=["reliable with default Fast DDS settings", "best effort with the shipped profile"],
+)
+def test_no_640x480_frame_is_lost_in_20_s(graph, arguments, default_segment):
+    graph.fusion({"max_latency_s": 5.0})
+    down = graph.downstream(keep_pixels=False)
+    camera = graph.camera("--seconds", "20", *arguments, default_segment=default_segment)
+    sent = json.loads(camera.communicate(timeout=90)[0])["sent"]
+    assert sent == FRAMES
+    wait_until(
+        lambda: last_status(down) and last_status(down).received == FRAMES,
+        5,
+        f"all frames, {last_status(down)}",
+    )
+    assert last_status(down).thermal_received == FRAMES
+    assert len(down.images) == FRAMES
+
+
+def test_a_best_effort_camera_with_default_settings_makes_diagnostics_say_what_to_do(graph):
+    diagnostics = Diagnostics(graph)
+    graph.fusion()
+    graph.camera("--best-effort", default_segment=True)
+
+    def rgb():
+        return diagnostics.latest.get("fusionproxy: /rgb/image_raw")
+
+    wait_until(
+        lambda: rgb() and "FASTDDS_DEFAULT_PROFILES_FILE=" in rgb().message, 40, f"the advice, {rgb()}"
+    )
+    assert rgb().level == DiagnosticStatus.ERROR
+    path = rgb().message.split("FASTDDS_DEFAULT_PROFILES_FILE=")[1].split()[0]
+    assert "<segment_size>" in Path(path).read_text()
+
+
+def test_an_incompatible_publisher_is_named_when_the_user_insists_on_reliable(graph):
+    diagnostics = Diagnostics(graph)
+    graph.fusion({"reliability": "reliable"})
+    graph.camera("--best-effort")
+    name = "fusionproxy: /thermal/image_raw"
+    wait_until(
+        lambda: name in diagnostics.latest and "RELIABILITY" in diagnostics.latest[name].message,
+        40,
+        "the name",
+    )
+    assert diagnostics.latest[name].level == DiagnosticStatus.ERROR
+    assert "set the parameter reliability to auto" in diagnostics.latest[name].message
+
+
+def test_a_silent_graph_is_an_error_and_a_fusing_one_is_ok(graph):
+    diagnostics = Diagnostics(graph)
+    graph.fusion()
+    wait_until(lambda: diagnostics.latest, 30, "diagnostics")
+    wait_until(
+        lambda: "no publisher" in diagnostics.latest["fusionproxy: /rgb/image_raw"].message,
+        10,
+        "no publisher",
+    )
+    assert diagnostics.latest["fusionproxy: fusion"].level == DiagnosticStatus.ERROR
+    graph.camera()
+    wait_until(lambda: diagnostics.latest["fusionproxy: fusion"].message == "fusing", 30, "fusing")
+    time.sleep(1.5)
+    assert {status.level for status in diagnostics.latest.values()} == {DiagnosticStatus.OK}
