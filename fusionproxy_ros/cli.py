@@ -12,6 +12,7 @@ from fusionproxy_ros import registration
 from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.normalisation import NormalisationConfig
+from fusionproxy_ros.registration import Registration, RegistrationError
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -73,8 +74,20 @@ def _read_thermal(path: Path) -> np.ndarray:
     return pixels
 
 
+def _fuse_pair(
+    fuser: Fuser, register: Registration, rgb_path: Path, thermal_path: Path, index: int
+) -> np.ndarray:
+    rgb = Frame(0, "", _read(rgb_path, cv2.IMREAD_COLOR), "bgr8")
+    thermal = Frame(0, "", _read_thermal(thermal_path), "")
+    try:
+        # Each pair is a scene of its own: a new epoch starts the AGC afresh.
+        return fuser.fuse(Pair(rgb, thermal, Mode.FUSED, epoch=index), register).pixels
+    except RegistrationError as error:
+        raise InputError(f"{thermal_path}: {error}") from error
+
+
 def fuse_pairs(args) -> int:
-    """Fuse two folders; the number of files that could not be fused decides the exit code."""
+    """Fuse two folders; 1 when a file could not be used, each of which is named."""
     rgb_paths, thermal_paths = _images(args.rgb), _images(args.thermal)
     if not rgb_paths:
         raise InputError(f"{args.rgb}: no images in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -87,30 +100,23 @@ def fuse_pairs(args) -> int:
     fuser = Fuser(load_student(args.student), NormalisationConfig(), args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     problems = [
-        f"{path}: no RGB image of that name in {args.rgb}"
-        for name, path in thermal_paths.items()
-        if name not in rgb_paths
+        f"{thermal_paths[n]}: no RGB image of that name"
+        for n in sorted(thermal_paths.keys() - rgb_paths.keys())
     ]
+    fused = 0
     for index, (name, rgb_path) in enumerate(tqdm(rgb_paths.items(), desc="fusing", unit="pair")):
         try:
             if name not in thermal_paths:
-                raise InputError(f"{rgb_path}: no thermal image of that name in {args.thermal}")
-            rgb = Frame(0, "", _read(rgb_path, cv2.IMREAD_COLOR), "bgr8", source=rgb_path)
-            pixels = _read_thermal(thermal_paths[name])
-            # Each pair is its own scene: a new epoch starts the AGC afresh.
-            pair = Pair(rgb, Frame(0, "", pixels, "", source=thermal_paths[name]), Mode.FUSED, epoch=index)
-            if not cv2.imwrite(str(args.out / f"{name}.png"), fuser.fuse(pair, register).pixels):
+                raise InputError(f"{rgb_path}: no thermal image of that name")
+            pixels = _fuse_pair(fuser, register, rgb_path, thermal_paths[name], index)
+            if not cv2.imwrite(str(args.out / f"{name}.png"), pixels):
                 raise InputError(f"{args.out / name}.png: cannot be written")
-        except (InputError, registration.RegistrationError) as error:
-            text = str(error)
-            problems.append(
-                text if str(rgb_path) in text or str(args.thermal) in text else f"{rgb_path}: {text}"
-            )
+            fused += 1
+        except InputError as error:
+            problems.append(str(error))
     for problem in problems:
         print(f"fusionproxy: {problem}", file=sys.stderr)
-    print(
-        f"fused {len(rgb_paths) - sum(str(args.rgb) in p for p in problems)} of {len(rgb_paths)} pairs into {args.out}"
-    )
+    print(f"fused {fused} of {len(rgb_paths)} pairs into {args.out}")
     return 1 if problems else 0
 
 

@@ -208,14 +208,14 @@ class Cameras:
 class Downstream:
     """Takes the fused stream as a detector would: every message with its time of arrival, in order."""
 
-    def __init__(self, node, image_topic: str = "fused/image", keep_pixels: bool = True):
+    def __init__(self, node, image_topic="fused/image", status_topic="fused/status", keep_pixels: bool = True):
         self.images: list[tuple[int, Image]] = []  # (monotonic ns, message)
         self.statuses: list[FusionStatus] = []
         self.registered: dict[int, Image] = {}  # stamp ns -> debug image
         self._keep_pixels = keep_pixels
         qos = QoSProfile(depth=100)
         node.create_subscription(Image, image_topic, self._on_image, qos)
-        node.create_subscription(FusionStatus, "fused/status", self.statuses.append, qos)
+        node.create_subscription(FusionStatus, status_topic, self.statuses.append, qos)
         node.create_subscription(Image, "fusion/debug/thermal_registered", self._on_registered, qos)
 
     def _on_image(self, msg: Image) -> None:

@@ -255,7 +255,7 @@ class FusionNode(LifecycleNode):
                     self._publish("status", self._health.unanswered(pair.rgb.source.header, DROPPED, reason))
                 else:
                     self._answer(pair)
-            except Exception:  # noqa: PERF203  # the worker must outlive whatever one frame does
+            except Exception:  # the worker must outlive whatever one frame does
                 if not self.context.ok():  # the process is ending; publishers are gone
                     return
                 self._health.error = traceback.format_exc(limit=-1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .frames import NS_PER_S, FusionError
+from fusionproxy_ros.frames import NS_PER_S, FusionError
 
 MAX_SAMPLES = 40_000  # pixels the AGC looks at; the percentiles of a frame need no more
 SMALLEST_SPAN = 0.01  # below every sensor's noise, in counts or kelvin; keeps the gain finite

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import yaml
 
-from .frames import Calibration, Camera, FusionError
+from fusionproxy_ros.frames import Calibration, Camera, FusionError
 
 FEATHER_PX = 8  # ramp from invented to trusted thermal pixels: no visible seam in the fused image
 MAX_GRIDS = 4  # sizes seldom change in mid-stream; 640x480 costs 3.3 MB a grid

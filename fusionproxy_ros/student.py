@@ -4,11 +4,11 @@ It thinks at a quarter of the resolution and below, and answers with four coeffi
 half resolution) of a local affine model of the full-resolution sources, as in guided filtering (He et al., TPAMI
 35, 2013) and deep bilateral learning (Gharbi et al., SIGGRAPH 2017):
 
-    fused = a * Y + b * T + m * max(Y, T) + c,    T = 0.5 + weight * (thermal - mean of thermal)
+    fused = a * Y + b * T + m * max(Y, T) + c,    T = weight * (thermal - mean of thermal)
 
 so every detail in the result comes from a source pixel, and the full-resolution work is a few passes over
 memory. min(Y, T) = Y + T - max(Y, T) is among what it can choose. Centring T makes the answer independent of
-the level that gain control gave the thermal image, and a flat image look the same whatever its level.
+the level that gain control gave the thermal image; where thermal is flat or unknown, T is 0 and max(Y, T) is Y.
 """
 
 import json
@@ -59,8 +59,8 @@ class Student(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
         nn.init.zeros_(self.head.weight)
-        with torch.no_grad():  # start as fused = Y + (T - 0.5) / 2, at each of the 2x2 pixels
-            self.head.bias.copy_(torch.tensor([1, 0.5, 0, -0.25]).repeat_interleave(4))
+        with torch.no_grad():  # start as fused = Y + T / 2, at each of the 2x2 pixels
+            self.head.bias.copy_(torch.tensor([1, 0.5, 0, 0]).repeat_interleave(4))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, luma: Tensor, thermal: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -70,11 +70,11 @@ class Student(nn.Module):
             view); None means 1. Where it is 0 the result is luma, exactly.
         """
         if weight is None:
-            thermal = thermal - (thermal.mean((2, 3), keepdim=True) - 0.5)
+            thermal = thermal - thermal.mean((2, 3), keepdim=True)
         else:
             total = weight.sum((2, 3), keepdim=True).clamp_(min=1)
             mean = (weight * thermal).sum((2, 3), keepdim=True) / total
-            thermal = (thermal - mean).mul_(weight).add_(0.5)
+            thermal = (thermal - mean).mul_(weight)
         height, width = luma.shape[-2:]
         pad = (0, -width % STRIDE, 0, -height % STRIDE)
         sources = torch.cat([luma, thermal], 1)

@@ -123,7 +123,9 @@ def test_thermal_outside_its_view_does_not_matter(shipped):
     weight = torch.ones_like(luma)
     weight[..., 200:] = 0
     other = torch.where(weight > 0, thermal, torch.rand_like(thermal))
-    torch.testing.assert_close(shipped(luma, other, weight), shipped(luma, thermal, weight), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        shipped(luma, other, weight), shipped(luma, thermal, weight), atol=1e-5, rtol=0
+    )
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(checkpoint):

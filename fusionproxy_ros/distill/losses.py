@@ -16,8 +16,8 @@ class Weights:
     """Share of each term in fusion_loss."""
 
     intensity: float = 3.0
-    gradient: float = 30.0
-    structure: float = 1.0
+    gradient: float = 60.0
+    structure: float = 0.5
     correlation: float = 0.1
 
 

@@ -60,18 +60,13 @@ def augment(example: Example, rng: np.random.Generator) -> tuple[np.ndarray, np.
     if rng.random() < 0.5:
         luma, thermal = luma[:, ::-1], thermal[:, ::-1]
 
-    luma = (luma / np.float32(255)) ** np.float32(rng.uniform(0.7, 1.6)) * np.float32(rng.uniform(0.6, 1.0))
-    luma = luma + rng.normal(0, rng.uniform(0, 0.015), luma.shape)
+    luma = (luma / 255) ** rng.uniform(0.7, 1.6) * rng.uniform(0.6, 1.0)
     dead = rng.random() < DEAD_SHARE
     if dead:
-        thermal, noise = np.full(luma.shape, rng.uniform(0, 1)), rng.uniform(0, 0.01)
+        thermal = rng.uniform(0, 1) + rng.normal(0, rng.uniform(0, 0.01), luma.shape)
     else:
-        gain = rng.uniform(0.6, 1.1)
-        thermal, noise = (
-            thermal / 255 * gain + rng.uniform(0, 1 - gain if gain < 1 else 0.0),
-            rng.uniform(0, 0.015),
-        )
-    thermal = thermal + rng.normal(0, noise, luma.shape)
+        gain = rng.uniform(0.6, 1.0)
+        thermal = gain * (thermal / 255) + rng.uniform(0, 1 - gain)
 
     weight = np.ones(luma.shape, np.float32)
     if rng.random() < PARTIAL_SHARE:

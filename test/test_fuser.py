@@ -1,0 +1,133 @@
+"""Pair in, picture out: thermal shows, colour stays, and without thermal nothing changes."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusionproxy_ros.frames import Frame, Mode, Pair
+from fusionproxy_ros.fuser import DeviceError, Fuser, add_luma
+from fusionproxy_ros.normalisation import NormalisationConfig
+from fusionproxy_ros.registration import RegistrationError, homography, identity
+from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
+
+SECOND = 10**9
+
+
+@pytest.fixture(scope="module")
+def student():
+    return load_student(DEFAULT_STUDENT)
+
+
+@pytest.fixture
+def fuser(student):
+    return Fuser(student, NormalisationConfig(), device="cpu")
+
+
+def night(size_px=(96, 64)):
+    """A dark picture, and 8-bit thermal with a warm person in it that RGB does not show."""
+    w, h = size_px
+    rgb = np.random.default_rng(0).integers(15, 25, (h, w, 3), np.uint8)
+    thermal = np.full((h, w), 60, np.uint8)
+    thermal[20:50, 40:52] = 230
+    return rgb, thermal
+
+
+def pair(rgb, thermal, encoding="rgb8", stamp_ns=SECOND, epoch=0):
+    thermal = None if thermal is None else Frame(stamp_ns, "", thermal, "mono8")
+    mode = Mode.PASSTHROUGH if thermal is None else Mode.FUSED
+    return Pair(Frame(stamp_ns, "", rgb, encoding), thermal, mode, "" if thermal else "none", epoch=epoch)
+
+
+def test_without_thermal_the_result_is_the_rgb_frame_itself(fuser):
+    rgb, _ = night()
+    fused = fuser.fuse(pair(rgb, None), identity())
+    assert fused.pixels is rgb and fused.mode is Mode.PASSTHROUGH and fused.reason == "none"
+
+
+def test_a_person_that_only_thermal_sees_stands_out(fuser):
+    rgb, thermal = night()
+    pixels = fuser.fuse(pair(rgb, thermal), identity()).pixels.astype(float)
+    assert pixels[25:45, 43:49].mean() > pixels[25:45, 5:30].mean() + 30
+
+
+def test_channel_order_changes_nothing_but_the_channel_order(fuser):
+    rgb, thermal = night()
+    rgb[..., 0] += 40
+    fused_rgb = fuser.fuse(pair(rgb, thermal), identity()).pixels
+    fused_bgr = fuser.fuse(pair(np.ascontiguousarray(rgb[..., ::-1]), thermal, "bgr8"), identity()).pixels
+    np.testing.assert_array_equal(fused_bgr[..., ::-1], fused_rgb)
+
+
+def test_outside_the_thermal_camera_s_view_the_picture_is_rgb(fuser):
+    rgb, thermal = night()
+    half = homography(np.array([[1, 0, 48], [0, 1, 0], [0, 0, 1.0]]))  # thermal covers the right half only
+    fused = fuser.fuse(pair(rgb, thermal), half)
+    np.testing.assert_array_equal(fused.pixels[:, :47], rgb[:, :47])
+    assert fused.valid_fraction == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_new_calibration_brings_its_own_weight(fuser):
+    rgb, thermal = night()
+    for shift_px in (48, 24):
+        moved = homography(np.array([[1, 0, shift_px], [0, 1, 0], [0, 0, 1.0]]))
+        pixels = fuser.fuse(pair(rgb, thermal), moved).pixels
+        np.testing.assert_array_equal(pixels[:, : shift_px - 1], rgb[:, : shift_px - 1])
+    assert not np.array_equal(pixels[:, 40:48], rgb[:, 40:48])
+
+
+def test_counts_are_normalised_over_time_and_afresh_in_a_new_epoch(fuser):
+    rgb, thermal = night()
+    counts = thermal.astype(np.uint16) * 10 + 29_000
+    first = fuser.fuse(pair(rgb, counts), identity())
+    later = fuser.fuse(pair(rgb, counts + 500, stamp_ns=SECOND + SECOND // 30), identity())
+    fresh = fuser.fuse(pair(rgb, counts + 500, stamp_ns=SECOND + SECOND // 15, epoch=1), identity())
+    assert (
+        first.thermal_range[1]
+        < later.thermal_range[1]
+        < fresh.thermal_range[1]
+        == first.thermal_range[1] + 500
+    )
+
+
+def test_the_same_pair_gives_the_same_pixels(student):
+    rgb, thermal = night()
+    one, two = (
+        Fuser(student, NormalisationConfig()).fuse(pair(rgb, thermal), identity()).pixels for _ in range(2)
+    )
+    np.testing.assert_array_equal(one, two)
+
+
+def test_sizes_that_do_not_fit_the_calibration_raise_with_the_cause(fuser):
+    rgb, thermal = night()
+    with pytest.raises(RegistrationError):
+        fuser.fuse(pair(rgb, np.dstack([thermal] * 3)), identity())
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_adding_luma_keeps_chroma_and_reaches_the_asked_luma_where_nothing_clips(seed):
+    rng = np.random.default_rng(seed)
+    rgb = rng.integers(80, 176, (8, 8, 3), np.uint8)
+    luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    wanted = np.clip(luma.astype(int) + rng.integers(-79, 80, (8, 8)), 0, 255).astype(np.uint8)
+    out = add_luma(rgb, luma, wanted)
+    np.testing.assert_array_equal(out.astype(int) - out[..., :1], rgb.astype(int) - rgb[..., :1])
+    assert np.abs(cv2.cvtColor(out, cv2.COLOR_RGB2GRAY).astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_asking_for_a_gpu_that_is_not_there_says_so(student):
+    with pytest.raises(DeviceError, match="set it to 'auto' or 'cpu'"):
+        Fuser(student, NormalisationConfig(), device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_and_cpu_agree_within_one_grey_level(student):
+    rgb, thermal = night((640, 480))
+    gpu, cpu = (
+        Fuser(student, NormalisationConfig(), device).fuse(pair(rgb, thermal), identity()).pixels.astype(int)
+        for device in ("cuda", "cpu")
+    )
+    assert np.abs(gpu - cpu).max() <= 1

@@ -1,0 +1,59 @@
+"""A frame travels down the list of files: each imports only files above it, and only the ROS shell imports ROS."""
+
+import ast
+from pathlib import Path
+
+import fusionproxy_ros
+
+ORDER = [
+    "frames", "messages", "sync", "registration", "normalisation", "student", "fuser",
+    "parameters", "health", "transport", "node", "scene", "demo", "cli",
+]  # fmt: skip
+ROS_SHELL = {"parameters", "health", "transport", "node", "demo"}
+ROS = {
+    "rclpy",
+    "sensor_msgs",
+    "std_msgs",
+    "rcl_interfaces",
+    "diagnostic_msgs",
+    "ament_index_python",
+    "lifecycle_msgs",
+}
+PACKAGE = Path(fusionproxy_ros.__file__).parent
+
+
+def imports(path):
+    """Top-level packages and modules of our own that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def own(path):
+    return {name.split(".")[1] for name in imports(path) if name.startswith("fusionproxy_ros.")}
+
+
+def test_every_file_has_its_place_in_the_order():
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(ORDER)
+
+
+def test_each_file_imports_only_files_above_it():
+    for index, name in enumerate(ORDER):
+        below = own(PACKAGE / f"{name}.py") & set(ORDER[index:])
+        assert not below, f"{name}.py imports {below}"
+
+
+def test_only_the_ros_shell_imports_ros():
+    for name in ORDER:
+        found = {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")} & ROS
+        assert not found or name in ROS_SHELL, f"{name}.py imports {found}"
+
+
+def test_nothing_outside_distill_imports_distill():
+    for name in ORDER:
+        assert "distill" not in own(PACKAGE / f"{name}.py")

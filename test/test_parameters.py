@@ -1,0 +1,74 @@
+"""config/fusion.yaml is the manual: it names every parameter with the default that the node has."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip(
+    "rclpy", reason="ROS 2 (rclpy) is not installed: run `make test` or source a ROS installation"
+)
+
+from rclpy.parameter import Parameter
+
+from fusionproxy_ros.parameters import FIELDS, ParameterError, Parameters, changed, describe, live_values
+
+MANUAL = Path(__file__).parent.parent / "config" / "fusion.yaml"
+
+
+def flat(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def manual():
+    return dict(flat(yaml.safe_load(MANUAL.read_text())["/**"]["ros__parameters"]))
+
+
+def test_the_manual_names_every_parameter_with_its_default():
+    defaults = {
+        name: list(f.default) if isinstance(f.default, tuple) else f.default for name, f in FIELDS.items()
+    }
+    assert manual() == defaults
+    assert {k: type(v) for k, v in manual().items()} == {k: type(v) for k, v in defaults.items()}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_manual_says_what_may_change_at_run_time_and_the_choices(name):
+    lines = [line for line in MANUAL.read_text().splitlines() if re.match(r" +\w+: +[^ #]", line)]
+    line = dict(zip(manual(), lines, strict=True))[name]  # in the order of the file
+    assert line.split("#")[1].strip().startswith("(live)") == FIELDS[name].metadata["live"]
+    for choice in FIELDS[name].metadata["choices"]:
+        assert choice in line
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_parameter_is_described_with_its_range(name):
+    descriptor, meta = describe(name), FIELDS[name].metadata
+    assert descriptor.description.endswith(".")
+    ranges = [*descriptor.integer_range, *descriptor.floating_point_range]
+    assert [(r.from_value, r.to_value) for r in ranges] == ([meta["range"]] if meta["range"] else [])
+    assert ("next configure" in descriptor.additional_constraints) != meta["live"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("registration.mode", "magic", "registration.mode is 'magic': choose one of identity"),
+        ("registration.homography", [1.0, 2.0], "registration.homography has 2 numbers: it needs 9"),
+        ("normalisation.low", 40_000.0, "set low below high"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(name, value, told):
+    with pytest.raises(ParameterError, match=told):
+        changed(Parameters(), [Parameter(name, value=value)])
+
+
+def test_a_change_reaches_the_sync_in_nanoseconds():
+    new = changed(Parameters(), [Parameter("max_hold_s", value=0.25), Parameter("use_sim_time", value=True)])
+    assert new.sync_config().max_hold_ns == 250_000_000
+    assert live_values(new)["max_hold_s"] == 0.25 and "registration_mode" not in live_values(new)
