@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -23,7 +22,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import rclpy
-import yaml
 from ament_index_python.packages import get_package_prefix
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
@@ -40,6 +38,7 @@ from fusionproxy_ros.transport import use_large_segments
 RGB_HZ = 30
 OUTAGE_S = 3.0  # how long the demo switches the thermal camera off
 TRUTH_STRIDE = 5  # every how many frames the pedestrians are judged
+SHEET_SCALE = 0.6
 THERMAL_PHASE_S = 0.007  # free-running cameras do not expose together
 
 
@@ -131,18 +130,15 @@ def prepare_environment() -> None:
     use_large_segments()
 
 
-def start_node(
-    parameters: dict, remappings: dict[str, str] | None = None, env: dict | None = None
-) -> subprocess.Popen:
+def start_node(parameters: dict, remappings: dict[str, str] | None = None) -> subprocess.Popen:
     """The installed fusion_node as its own process, as `ros2 run` would start it."""
-    file = tempfile.NamedTemporaryFile("w", prefix="fusion_", suffix=".yaml", delete=False)  # noqa: SIM115
-    with file:
-        yaml.safe_dump({"/**": {"ros__parameters": parameters}}, file)
     launcher = Path(get_package_prefix("fusionproxy_ros")) / "lib" / "fusionproxy_ros" / "fusion_node"
-    command = [sys.executable, str(launcher), "--ros-args", "--params-file", file.name]
+    command = [sys.executable, str(launcher), "--ros-args"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={json.dumps(value)}"]
     for old, new in (remappings or {}).items():
         command += ["-r", f"{old}:={new}"]
-    return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
 def stop_process(process: subprocess.Popen, timeout_s: float = 10.0) -> int:
@@ -208,7 +204,9 @@ class Cameras:
 class Downstream:
     """Takes the fused stream as a detector would: every message with its time of arrival, in order."""
 
-    def __init__(self, node, image_topic="fused/image", status_topic="fused/status", keep_pixels: bool = True):
+    def __init__(
+        self, node, image_topic="fused/image", status_topic="fused/status", keep_pixels: bool = True
+    ):
         self.images: list[tuple[int, Image]] = []  # (monotonic ns, message)
         self.statuses: list[FusionStatus] = []
         self.registered: dict[int, Image] = {}  # stamp ns -> debug image
@@ -384,7 +382,8 @@ def write_pictures(
                 else cv2.cvtColor(read_pixels(registered), cv2.COLOR_GRAY2RGB)
             )
             text = "no thermal" if registered is None else "thermal registered"
-            rows[i] = np.hstack([_label(rgb.copy(), "RGB"), _label(middle, text), right])
+            row = np.hstack([_label(rgb.copy(), "RGB"), _label(middle, text), right])
+            rows[i] = cv2.resize(row, None, fx=SHEET_SCALE, fy=SHEET_SCALE, interpolation=cv2.INTER_AREA)
     video.release()
     if not cv2.imwrite(
         str(out / "sheet.png"), cv2.cvtColor(np.vstack([rows[i] for i in sorted(rows)]), cv2.COLOR_RGB2BGR)

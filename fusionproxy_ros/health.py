@@ -28,9 +28,9 @@ class Rate:
         self._arrivals_ns: deque[int] = deque()
         self.count = 0
 
-    def tick(self, now_ns: int) -> None:
-        self.count += 1
-        self._arrivals_ns.append(now_ns)
+    def tick(self, now_ns: int, times: int = 1) -> None:
+        self.count += times
+        self._arrivals_ns.extend([now_ns] * times)
 
     def hz(self, now_ns: int) -> float:
         while self._arrivals_ns and self._arrivals_ns[0] < now_ns - RATE_WINDOW_S * NS_PER_S:
@@ -45,10 +45,10 @@ class InputHealth:
     topic: str
     images: Rate = field(default_factory=Rate)
     infos: Rate = field(default_factory=Rate)
+    losses: Rate = field(default_factory=Rate)  # images the middleware knows it lost
     subscribed_ns: int = 0
     refused: int = 0
     last_refusal: str = ""
-    lost: int = 0
     reliability: str = ""
     incompatible: str = ""
 
@@ -59,9 +59,9 @@ class InputHealth:
 
     def diagnose(self, publishers: int, now_ns: int, profile: str) -> DiagnosticStatus:
         """Level and cure, from the symptoms; `profile` is the path of the shipped Fast DDS profile."""
-        hz, info_hz = self.images.hz(now_ns), self.infos.hz(now_ns)
+        hz, info_hz, lost_hz = (rate.hz(now_ns) for rate in (self.images, self.infos, self.losses))
         settled = now_ns - self.subscribed_ns > RATE_WINDOW_S * NS_PER_S
-        starved = (publishers > 0 and hz == 0) or hz < LOSS_SHARE * info_hz
+        starved = hz == 0 or hz < LOSS_SHARE * max(info_hz, hz + lost_hz)
         level, message = DiagnosticStatus.OK, f"{hz:.1f} Hz"
         if self.incompatible:
             level = DiagnosticStatus.ERROR
@@ -78,7 +78,7 @@ class InputHealth:
             level = DiagnosticStatus.ERROR
             message = (
                 f"{self.topic}: a publisher is there and frames are missing ({hz:.1f} images/s, {info_hz:.1f} "
-                f"camera_info/s, {self.reliability}). Fast DDS loses large best-effort images with its default "
+                f"camera_info/s, {lost_hz:.1f} lost/s, {self.reliability}). Fast DDS loses large best-effort images with its default "
                 f"shared-memory segment: start the camera driver with FASTDDS_DEFAULT_PROFILES_FILE={profile} "
                 f"(FASTRTPS_DEFAULT_PROFILES_FILE on Jazzy), or have it publish reliable"
             )
@@ -91,7 +91,7 @@ class InputHealth:
             "reliability": self.reliability,
             "received": self.images.count,
             "refused": self.refused,
-            "lost": self.lost,
+            "lost": self.losses.count,
         }
         self.last_refusal = ""
         return _status(level, self.topic, message, values)

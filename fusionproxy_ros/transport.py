@@ -97,4 +97,4 @@ class ImageSubscription:
             self._subscribe(QoSReliabilityPolicy.BEST_EFFORT)
 
     def _on_lost(self, event) -> None:
-        self._health.lost = event.total_count
+        self._health.losses.tick(time.monotonic_ns(), event.total_count_change)

@@ -16,11 +16,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--names", nargs="+", default=["rgb", "thermal"])
     parser.add_argument("--best-effort", action="store_true")
+    parser.add_argument("--no-camera-info", action="store_true")
     parser.add_argument("--seconds", type=float, default=1e9)
     args = parser.parse_args()
     rclpy.init()
+    calibration = None if args.no_camera_info else default_calibration()
     node = rclpy.create_node(f"camera_{os.getpid()}")
-    cameras = Cameras(node, default_calibration(), args.best_effort, args.names)
+    cameras = Cameras(node, calibration, args.best_effort, args.names)
     rng = np.random.default_rng(0)
     pictures = {
         "rgb": rng.integers(0, 256, (480, 640, 3), np.uint8),

@@ -45,10 +45,11 @@ def test_no_640x480_frame_is_lost_in_20_s(graph, arguments, default_segment):
     assert len(down.images) == FRAMES
 
 
-def test_a_best_effort_camera_with_default_settings_makes_diagnostics_say_what_to_do(graph):
+@pytest.mark.parametrize("more", [[], ["--no-camera-info"]], ids=["with camera_info", "without"])
+def test_a_best_effort_camera_with_default_settings_makes_diagnostics_say_what_to_do(graph, more):
     diagnostics = Diagnostics(graph)
     graph.fusion()
-    graph.camera("--best-effort", default_segment=True)
+    graph.camera("--best-effort", *more, default_segment=True)
 
     def rgb():
         return diagnostics.latest.get("fusionproxy: /rgb/image_raw")
