@@ -19,12 +19,17 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 class InputError(FusionError):
-    """An input file or folder cannot be used; the text names it."""
+    """Something the command needs is missing or unusable; the text names it."""
 
 
 def demo(args) -> int:
     """Run the live demo; 1 when a promise was broken."""
-    from fusionproxy_ros.demo import run  # needs ROS, which the other commands do not
+    try:
+        from fusionproxy_ros.demo import run  # needs ROS, which the other commands do not
+    except ImportError as error:
+        raise InputError(
+            f"the demo needs ROS 2 and this package built ({error}): run make demo or colcon build"
+        ) from None
 
     report = run(args.source, args.out, args.seconds, args.thermal_hz)
     kept = (

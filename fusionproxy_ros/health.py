@@ -78,8 +78,9 @@ class InputHealth:
             level = DiagnosticStatus.ERROR
             message = (
                 f"{self.topic}: a publisher is there and frames are missing ({hz:.1f} images/s, {info_hz:.1f} "
-                f"camera_info/s, {lost_hz:.1f} lost/s, {self.reliability}). Fast DDS loses large best-effort images with its default "
-                f"shared-memory segment: start the camera driver with FASTDDS_DEFAULT_PROFILES_FILE={profile} "
+                f"camera_info/s, {lost_hz:.1f} lost/s, {self.reliability}). Fast DDS loses large best-effort images "
+                f"with its default shared-memory segment: start the camera driver with "
+                f"FASTDDS_DEFAULT_PROFILES_FILE={profile} "
                 f"(FASTRTPS_DEFAULT_PROFILES_FILE on Jazzy), or have it publish reliable"
             )
         elif self.last_refusal:

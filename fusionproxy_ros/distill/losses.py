@@ -15,10 +15,10 @@ from torch import Tensor
 class Weights:
     """Share of each term in fusion_loss."""
 
-    intensity: float = 3.0
-    gradient: float = 60.0
+    intensity: float = 6.0
+    gradient: float = 120.0
     structure: float = 0.5
-    correlation: float = 0.1
+    correlation: float = 0.05
 
 
 def fusion_loss(fused: Tensor, luma: Tensor, thermal: Tensor, weights: Weights) -> Tensor:

@@ -23,7 +23,7 @@ from fusionproxy_ros.student import DEFAULT_STUDENT, Student, save_student
 
 CROP_PX = 256
 BATCH = 6
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
 MAX_SHIFT_PX = 6  # thermal against RGB, on top of the data's own misalignment
 DEAD_SHARE = 0.15  # of the examples: thermal is a constant with slight noise, and the answer is luma
 PARTIAL_SHARE = 0.25  # of the examples: the thermal camera sees only part of the RGB image

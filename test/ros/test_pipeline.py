@@ -1,14 +1,18 @@
 """The node as its own process over real DDS keeps its two promises."""
 
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 from fusionproxy_ros.msg import FusionStatus
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
 from fusionproxy_ros.demo import Recording, extrinsic_parameters, judge, play, wait_until
 from fusionproxy_ros.frames import NS_PER_S
-from fusionproxy_ros.messages import read_pixels, stamp_to_ns
+from fusionproxy_ros.messages import fill_image, read_pixels, stamp_to_ns
 from fusionproxy_ros.scene import default_calibration
 
 SIZE = (320, 240)
@@ -72,8 +76,6 @@ def test_topics_can_be_remapped(graph):
     )
     down = graph.downstream(image_topic="front/fused")
     rgb = np.zeros((64, 64, 3), np.uint8)
-    from sensor_msgs.msg import Image
-
     publishers = [graph.node.create_publisher(Image, topic, 10) for topic in ("front/image", "flir/image")]
     wait_until(lambda: all(p.get_subscription_count() for p in publishers), 30, "fusion node subscribing")
     for publisher, pixels in zip(publishers, (rgb, rgb[..., 0]), strict=True):
@@ -83,19 +85,12 @@ def test_topics_can_be_remapped(graph):
 
 
 def image(pixels, stamp_ns=5_000_000_000, encoding=None):
-    from sensor_msgs.msg import Image
-    from std_msgs.msg import Header
-
-    from fusionproxy_ros.messages import fill_image
-
     header = Header(frame_id="camera")
     header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, NS_PER_S)
     return fill_image(Image(), header, pixels, encoding or ("rgb8" if pixels.ndim == 3 else "mono8"))
 
 
 def test_bad_rgb_is_refused_or_passed_with_the_reason_and_the_next_good_frame_is_fused(graph):
-    from sensor_msgs.msg import Image
-
     graph.fusion()
     down = graph.downstream()
     rgb, thermal = (
@@ -131,3 +126,16 @@ def test_extrinsic_mode_without_camera_info_passes_rgb_and_says_what_it_waits_fo
     wait_until(lambda: down.statuses and down.images, 10, "answer")
     assert down.statuses[0].mode == FusionStatus.PASSTHROUGH
     assert down.statuses[0].reason == "waiting for rgb/camera_info: publish it or set registration.mode"
+
+
+def test_where_the_status_message_was_not_generated_the_node_fuses_all_the_same(graph):
+    code = (
+        "import sys; sys.modules['fusionproxy_ros.msg'] = None; from fusionproxy_ros.node import main; main()"
+    )
+    graph.processes.append(subprocess.Popen([sys.executable, "-c", code]))
+    down, cameras = graph.downstream(), graph.cameras()
+    picture = np.full((64, 64, 3), 90, np.uint8)
+    cameras.publish("thermal", 10**9, picture[..., 0])
+    cameras.publish("rgb", 10**9, picture)
+    wait_until(lambda: down.images, 10, "answer")
+    assert not down.statuses and graph.node.count_publishers("fused/status") == 0
