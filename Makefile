@@ -18,7 +18,7 @@ test: install lint
 	pytest
 
 lint: $(VENV)/.installed
-	ruff check
+	ruff check && ruff format --check -q
 
 # Code, messages, launch and config files go where `ros2 run` and `ros2 launch` look, as colcon would put them.
 install: build/build.ninja

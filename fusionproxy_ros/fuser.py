@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from fusionproxy_ros.frames import Fused, FusionError, Mode, Pair
+from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
 from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser
 from fusionproxy_ros.registration import Registration
 from fusionproxy_ros.student import Student
@@ -33,6 +33,12 @@ def add_luma(rgb: np.ndarray, luma: np.ndarray, fused_luma: np.ndarray) -> np.nd
     return cv2.add(rgb, cv2.merge((difference, difference, difference)), dtype=cv2.CV_8U)
 
 
+def overlay(rgb: Frame, thermal: np.ndarray) -> np.ndarray:
+    """Registered thermal, (H, W) uint8, in false colour half over the picture: shows misregistration at a glance."""
+    heat = cv2.applyColorMap(thermal, cv2.COLORMAP_INFERNO)
+    return cv2.addWeighted(rgb.pixels, 0.5, heat[..., ::-1] if rgb.encoding == "rgb8" else heat, 0.5, 0)
+
+
 class Fuser:
     """Owns the student and the AGC state. One thread at a time.
 
@@ -47,7 +53,7 @@ class Fuser:
         self.device = pick_device(device)
         self._student = student.to(self.device)
         self._normaliser = Normaliser(normalisation)
-        self._weight: tuple[np.ndarray | None, torch.Tensor | None] = None, None  # the last one and its tensor
+        self._weight: tuple[np.ndarray | None, torch.Tensor | None] = None, None
 
     def warm_up(self, size_px: tuple[int, int] = (640, 480)) -> None:
         """Pay for lazy initialisation before the first frame does."""
@@ -87,7 +93,7 @@ class Fuser:
 
     @torch.inference_mode()
     def _run_student(self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        if weight is not self._weight[0]:  # it changes with the calibration only
+        if weight is not self._weight[0]:  # the last one; it changes with the calibration only
             self._weight = weight, None if weight is None else self._plane(weight.copy())
         planes = self._plane(luma).float().div_(255), self._plane(thermal).float().div_(255)
         fused = self._student(*planes, self._weight[1])

@@ -166,3 +166,8 @@ def read_camera_info(msg) -> Camera:
         msg.distortion_model or "plumb_bob",
         np.array(msg.d),
     )
+
+
+def intrinsics(msg) -> tuple:
+    """What of a CameraInfo says how to project; equal for two messages of one calibration."""
+    return msg.width, msg.height, msg.distortion_model, tuple(msg.d), tuple(msg.k)

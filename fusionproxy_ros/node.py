@@ -3,12 +3,10 @@
 import threading
 import time
 import traceback
-from collections import deque
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 
-import cv2
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -22,8 +20,8 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image
 
 from fusionproxy_ros import messages, parameters
-from fusionproxy_ros.frames import NS_PER_S, Frame, Fused, FusionError, Mode, Pair
-from fusionproxy_ros.fuser import Fuser
+from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
+from fusionproxy_ros.fuser import Fuser, overlay
 from fusionproxy_ros.health import DROPPED, REFUSED, FusionStatus, Health, InputHealth
 from fusionproxy_ros.registration import RegistrationError
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
@@ -35,6 +33,7 @@ from fusionproxy_ros.transport import (
     share_path,
     use_large_segments,
 )
+from fusionproxy_ros.worker import Worker
 
 
 def _told(transition):
@@ -51,10 +50,6 @@ def _told(transition):
     return told
 
 
-def _intrinsics(info: CameraInfo) -> tuple:
-    return info.width, info.height, info.distortion_model, tuple(info.d), tuple(info.k)
-
-
 class FusionNode(LifecycleNode):
     """Callbacks run in one single-threaded executor; one worker thread owns the fuser and publishes."""
 
@@ -63,10 +58,8 @@ class FusionNode(LifecycleNode):
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._wake = threading.Condition()  # guards _sync, _ready and _stopping
-        self._ready: deque[Pair] = deque()
         self._settings = parameters.Parameters()
-        self._worker: threading.Thread | None = None
+        self._worker: Worker | None = None
         self._inputs: list = []
         self._outputs: dict = {}
 
@@ -85,7 +78,6 @@ class FusionNode(LifecycleNode):
         self._infos: dict[str, CameraInfo] = {}
         self._wanted = p, {}
         self._build_registration(self._wanted)
-        self._sync = NearestSync(p.sync_config())
         self._health = Health(
             self.resolve_topic_name("rgb/image_raw" + TOPIC_SUFFIX[p.rgb_transport]),
             self.resolve_topic_name("thermal/image_raw" + TOPIC_SUFFIX[p.thermal_transport]),
@@ -111,10 +103,8 @@ class FusionNode(LifecycleNode):
 
     @_told
     def on_activate(self, state) -> TransitionCallbackReturn:
-        self._stopping = False
-        self._worker = threading.Thread(target=self._work, name="fusion worker", daemon=True)
-        self._worker.start()
         p, rgb, thermal = self._settings, self._health.rgb, self._health.thermal
+        self._worker = Worker(NearestSync(p.sync_config()), p.max_latency_ns, self._answer, self._skip)
         self._inputs = [
             ImageSubscription(self, rgb, self._on_rgb, p.rgb_transport, p.reliability),
             ImageSubscription(self, thermal, self._on_thermal, p.thermal_transport, p.reliability),
@@ -157,12 +147,7 @@ class FusionNode(LifecycleNode):
             subscription.destroy()
         for subscription in self._info_inputs:
             self.destroy_subscription(subscription)
-        with self._wake:
-            self._stopping = True
-            self._ready.clear()
-            self._sync.reset(time.monotonic_ns())
-            self._wake.notify()
-        self._worker.join()
+        self._worker.stop()
         self._worker = None
 
     # --- inputs -------------------------------------------------------------------------------------------
@@ -181,9 +166,7 @@ class FusionNode(LifecycleNode):
             self.get_logger().warning(f"{self._health.rgb.topic}: {error}", throttle_duration_sec=1.0)
             self._publish("status", self._health.unanswered(msg.header, REFUSED, str(error)))
             return
-        with self._wake:
-            self._ready.extend(self._sync.add_rgb(frame, reason))
-            self._wake.notify()
+        self._worker.add_rgb(frame, reason)
 
     def _on_thermal(self, msg) -> None:
         now_ns = time.monotonic_ns()
@@ -195,20 +178,17 @@ class FusionNode(LifecycleNode):
             health.refuse(str(error))
             self.get_logger().warning(f"{health.topic}: {error}", throttle_duration_sec=1.0)
             return
-        with self._wake:
-            self._ready.extend(self._sync.add_thermal(frame))
-            self._wake.notify()
+        self._worker.add_thermal(frame)
 
     def _on_camera_info(self, name: str, health: InputHealth, msg: CameraInfo) -> None:
         health.infos.tick(time.monotonic_ns())
         previous, self._infos[name] = self._infos.get(name), msg
-        if previous is None or _intrinsics(previous) != _intrinsics(msg):
+        if previous is None or messages.intrinsics(previous) != messages.intrinsics(msg):
             self._calibrate()
 
     def _on_clock_jump(self, jump) -> None:
-        with self._wake:
-            self._ready.extend(self._sync.reset(time.monotonic_ns()))
-            self._wake.notify()
+        if self._worker:
+            self._worker.reset()
 
     def _calibrate(self) -> None:
         """Rebuild the registration in its own thread: a new lookup grid takes tenths of a second, frames go on."""
@@ -236,43 +216,26 @@ class FusionNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         if self._worker:  # what is not live waits for the next configure
             old, self._settings = self._settings, replace(self._settings, **parameters.live_values(new))
-            with self._wake:
-                self._sync.config = self._settings.sync_config()
+            self._worker.configure(self._settings.sync_config(), self._settings.max_latency_ns)
             if self._settings.plane_depth_m != old.plane_depth_m:
                 self._calibrate()
         return SetParametersResult(successful=True)
 
     # --- worker -------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        while (pair := self._take()) is not None:
-            try:
-                overdue_ns = (
-                    time.monotonic_ns() - pair.rgb.arrival_ns - self._settings.max_latency_s * NS_PER_S
-                )
-                if overdue_ns > 0 and self._ready:
-                    reason = "overload: older than max_latency_s, and a newer frame is ready"
-                    self._publish("status", self._health.unanswered(pair.rgb.source.header, DROPPED, reason))
-                else:
-                    self._answer(pair)
-            except Exception:  # the worker must outlive whatever one frame does
-                if not self.context.ok():  # the process is ending; publishers are gone
-                    return
+    def _skip(self, pair: Pair) -> None:
+        reason = "overload: older than max_latency_s, and a newer frame is ready"
+        self._publish("status", self._health.unanswered(pair.rgb.source.header, DROPPED, reason))
+
+    def _answer(self, pair: Pair) -> None:
+        try:
+            self._fuse_and_publish(pair)
+        except Exception:  # the worker must outlive whatever one frame does
+            if self.context.ok():  # else the process is ending and publishers are gone
                 self._health.error = traceback.format_exc(limit=-1)
                 self.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
 
-    def _take(self) -> Pair | None:
-        """Wait for the next pair, and for the deadline of frames that get none; None when stopping."""
-        with self._wake:
-            while not self._stopping:
-                now_ns = time.monotonic_ns()
-                self._ready.extend(self._sync.poll(now_ns))
-                if self._ready:
-                    return self._ready.popleft()
-                due_ns = self._sync.next_deadline_ns
-                self._wake.wait(None if due_ns is None else max(0, due_ns - now_ns) / NS_PER_S)
-
-    def _answer(self, pair: Pair) -> None:
+    def _fuse_and_publish(self, pair: Pair) -> None:
         start_ns = time.monotonic_ns()
         fused = self._fuse(pair)
         fused_ns = time.monotonic_ns()
@@ -286,11 +249,9 @@ class FusionNode(LifecycleNode):
             self._publish("camera_info", info)
         self._publish("status", self._health.answered(pair, fused, start_ns, fused_ns, time.monotonic_ns()))
         if "overlay" in self._outputs and fused.thermal is not None:
-            heat = cv2.applyColorMap(fused.thermal, cv2.COLORMAP_INFERNO)
-            heat = heat[..., ::-1] if encoding == "rgb8" else heat
-            overlay = cv2.addWeighted(pair.rgb.pixels, 0.5, heat, 0.5, 0)
             self._publish("thermal", messages.fill_image(Image(), source.header, fused.thermal, "mono8"))
-            self._publish("overlay", messages.fill_image(Image(), source.header, overlay, encoding))
+            picture = overlay(pair.rgb, fused.thermal)
+            self._publish("overlay", messages.fill_image(Image(), source.header, picture, encoding))
 
     def _fuse(self, pair: Pair) -> Fused:
         """Whatever is wrong with thermal, calibration or student: the RGB frame is answered."""

@@ -166,6 +166,10 @@ class Parameters:
         "debug_images", False, "Publish ~/debug/thermal_registered and ~/debug/overlay."
     )
 
+    @property
+    def max_latency_ns(self) -> int:
+        return round(self.max_latency_s * NS_PER_S)
+
     def sync_config(self) -> SyncConfig:
         """The sync parameters in integer nanoseconds."""
         seconds = (self.sync_tolerance_s, self.deadline_s, self.max_hold_s, self.thermal_time_offset_s)

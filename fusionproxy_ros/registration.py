@@ -15,7 +15,7 @@ import yaml
 
 from fusionproxy_ros.frames import Calibration, Camera, FusionError
 
-FEATHER_PX = 8  # ramp from invented to trusted thermal pixels: no visible seam in the fused image
+FEATHER_PX = 24  # a thermal view that ends at a visible line draws the eye, and detectors, to it
 MAX_GRIDS = 4  # sizes seldom change in mid-stream; 640x480 costs 3.3 MB a grid
 COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 ROTATION_TOLERANCE = 1e-3

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from fusionproxy_ros.frames import FusionError
@@ -105,7 +105,8 @@ def save_student(student: Student, path: Path, metadata: dict[str, str]) -> None
         "architecture": ARCHITECTURE,
         "arguments": json.dumps({"widths": student.widths}),
     }
-    save_file({name: tensor.contiguous() for name, tensor in student.state_dict().items()}, path, described)
+    state = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
+    Path(path).write_bytes(save(state, described))
 
 
 def load_student(path: Path | str, device: str | torch.device = "cpu") -> Student:

@@ -369,7 +369,8 @@ def test_weight_reaches_one_inside_and_is_not_feathered_at_the_rgb_frame():
         .register(np.zeros((128, 160), np.uint8), RGB_PX)
         .weight
     )
-    assert weight[0, 0] == 1 and weight[60, 150] == 1 and 0 < weight[60, 157] < 1 and weight[60, 161] == 0
+    inside = 159 - registration.FEATHER_PX
+    assert weight[0, 0] == 1 and weight[60, inside] == 1 and 0 < weight[60, 157] < 1 and weight[60, 161] == 0
 
 
 def test_nan_stays_local():

@@ -4,6 +4,7 @@ A data folder holds one folder per set, each with `rgb/ID.*` and `thermal/ID.*` 
 """
 
 import hashlib
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ import torch
 
 from fusionproxy_ros.frames import FusionError
 
+DATA = Path(os.environ.get("FUSIONPROXY_DATA", "../shared/data"))  # from the repository root
 SCENE_GAP = 100  # neighbouring frame numbers further apart than this are different scenes
 HELD_OUT_SHARE = 0.2
 SPLIT_SALT = "fusionproxy-23"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fusionproxy_ros.distill.data import Example, find_pairs, load, split, to_grey_levels, to_tensor
+from fusionproxy_ros.distill.data import DATA, Example, find_pairs, load, split, to_grey_levels, to_tensor
 from fusionproxy_ros.distill.metrics import METRICS, psnr
 from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
 
@@ -175,9 +175,7 @@ def print_table(title: str, means: dict[str, dict[str, float]], ms: dict[str, fl
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Judge a student on the pairs kept out of training.")
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of SET/rgb/ID.* and SET/thermal/ID.*"
-    )
+    parser.add_argument("--data", type=Path, default=DATA / "pairs", help="folder of SET/{rgb,thermal}/ID.*")
     parser.add_argument("--student", type=Path, default=DEFAULT_STUDENT, help="checkpoint (.safetensors)")
     parser.add_argument("--out", type=Path, help="folder for metrics.json and sheet.png")
     options = parser.parse_args(arguments)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 import cv2
 import numpy as np
@@ -16,7 +17,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fusionproxy_ros.distill.data import Example, PairFile, find_pairs, load, split, to_grey_levels, to_tensor
+from fusionproxy_ros.distill.data import (
+    DATA,
+    Example,
+    PairFile,
+    find_pairs,
+    load,
+    split,
+    to_grey_levels,
+    to_tensor,
+)
 from fusionproxy_ros.distill.losses import Weights, fusion_loss, identity_loss
 from fusionproxy_ros.distill.metrics import METRICS
 from fusionproxy_ros.student import DEFAULT_STUDENT, Student, save_student
@@ -106,11 +116,15 @@ def loss_of(student: Student, batch: Batch, weights: Weights) -> Tensor:
 
 
 def train(
-    examples: Sequence[Example], steps: int, seed: int, minutes: float = float("inf"), log=None
+    examples: Sequence[Example],
+    steps: int,
+    seed: int,
+    minutes: float = float("inf"),
+    log: TextIO | None = None,
 ) -> Student:
     """A student after `steps` steps or `minutes` minutes, whichever ends first (only steps are reproducible).
 
-    log: text file that gets a line every LOG_EVERY steps.
+    log: gets a line every LOG_EVERY steps.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -151,13 +165,11 @@ def held_out_metrics(student: Student, pairs: Sequence[PairFile]) -> dict[str, f
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the unsupervised first student.")
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of SET/rgb/ID.* and SET/thermal/ID.*"
-    )
+    parser.add_argument("--data", type=Path, default=DATA / "pairs", help="folder of SET/{rgb,thermal}/ID.*")
     parser.add_argument(
         "--out", type=Path, default=DEFAULT_STUDENT, help="checkpoint to write (.safetensors)"
     )
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="stop after so long, if before --steps"
@@ -170,9 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     examples = [load(pair) for pair in tqdm(training, "decode", unit="pair")]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with open(options.out.with_suffix(".log"), "w") as log:
-        print(
-            f"training pairs {len(training)} held out {len(held_out)} weights {asdict(Weights())}", file=log
-        )
+        print(f"training {len(training)} held out {len(held_out)} weights {asdict(Weights())}", file=log)
         student = train(examples, options.steps, options.seed, options.minutes, log)
     described = {
         "data": f"{len(training)} pairs of {', '.join(sorted({pair.set for pair in training}))}",
