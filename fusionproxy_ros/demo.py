@@ -85,10 +85,11 @@ def load_recording(source: str, seconds: float) -> Recording:
     Shorter footage is played forwards and backwards until `seconds` are full. Raises DemoError.
     """
     if Path(source).is_dir():
-        folders = [Path(source) / name for name in ("rgb", "thermal")]
-        streams = [
-            [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(f.glob("*.*"))] for f in folders
-        ]
+        paths = [sorted((Path(source) / name).glob("*.*")) for name in ("rgb", "thermal")]
+        if [path.stem for path in paths[0]] != [path.stem for path in paths[1]]:
+            raise DemoError(f"source {source}: rgb/ and thermal/ must hold images of the same names")
+        rgb = [cv2.imread(str(path), cv2.IMREAD_COLOR) for path in paths[0]]
+        thermal = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in paths[1]]
         hz = RGB_HZ
     else:
         pattern = re.sub(r"_(rgb|thermal)\.", "_*.", source)
@@ -96,23 +97,24 @@ def load_recording(source: str, seconds: float) -> Recording:
         paths = [next((path for path in found if f"_{kind}." in path), None) for kind in ("rgb", "thermal")]
         if None in paths:
             raise DemoError(
-                f"source {source}: give scene, "
-                "a video pair NAME_rgb.* and NAME_thermal.*, or a folder with rgb/ and thermal/"
+                f"source {source}: give scene, a video pair NAME_rgb.* and NAME_thermal.*, or a folder with "
+                "rgb/ and thermal/"
             )
         hz = cv2.VideoCapture(paths[0]).get(cv2.CAP_PROP_FPS)
-        streams = [list(_read_video(path)) for path in paths]
-    if not streams[0] or len(streams[0]) != len(streams[1]) or any(x is None for s in streams for x in s):
+        rgb, thermal = (list(_read_video(path)) for path in paths)
+    if not rgb or len(rgb) != len(thermal) or any(image is None for image in rgb + thermal):
+        counts = [sum(image is not None for image in stream) for stream in (rgb, thermal)]
         raise DemoError(
-            f"source {source}: found {len(streams[0])} readable RGB and {len(streams[1])} "
-            "thermal frames; both must match"
+            f"source {source}: {counts[0]} readable RGB and {counts[1]} thermal frames; both must match"
         )
-    rgb = [x if x.ndim == 3 else cv2.cvtColor(x, cv2.COLOR_GRAY2BGR) for x in streams[0]]
-    thermal = [x if x.ndim == 2 else np.ascontiguousarray(x[..., 1]) for x in streams[1]]
-    forth_and_back = [*range(len(rgb)), *range(len(rgb) - 2, 0, -1)] or [0]
-    order = [forth_and_back[i % len(forth_and_back)] for i in range(int(seconds * hz))]
-    times_s = [i / hz for i in range(len(order))]
-    rgb = [(t_s, np.ascontiguousarray(rgb[i][..., ::-1])) for t_s, i in zip(times_s, order, strict=True)]
-    return Recording(rgb, [(t_s, thermal[i]) for t_s, i in zip(times_s, order, strict=True)])
+    if len({image.shape for image in rgb}) > 1:
+        raise DemoError(
+            f"source {source}: the pictures differ in size; use fusionproxy fuse-pairs for single pictures"
+        )
+    thermal = [image if image.ndim == 2 else image[..., 1] for image in thermal]
+    there_and_back = [*range(len(rgb)), *range(len(rgb) - 2, 0, -1)]
+    order = [(i / hz, there_and_back[i % len(there_and_back)]) for i in range(int(seconds * hz))]
+    return Recording([(t_s, rgb[i][..., ::-1]) for t_s, i in order], [(t_s, thermal[i]) for t_s, i in order])
 
 
 def _read_video(path: str) -> Iterable[np.ndarray]:
@@ -305,6 +307,7 @@ def judge(sent: list[Sent], down: Downstream, thermal_back_ns: int) -> dict:
         ),
         "out_of_order": sum(b <= a for a, b in pairwise(stamps)),
         "modes": {mode.name: sum(m == mode for m in modes.values()) for mode in Mode},
+        "dropped": sum(m == FusionStatus.DROPPED for m in modes.values()),
         "reasons": dict(Counter(status.reason for status in down.statuses if status.reason)),
         "recovery_frames": first_fused,
         "latency_ms": _percentiles([1e3 * status.total_s for status in down.statuses]),

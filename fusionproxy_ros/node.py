@@ -19,20 +19,13 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image
 
-from fusionproxy_ros import messages, parameters
+from fusionproxy_ros import messages, parameters, transport
 from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
 from fusionproxy_ros.fuser import Fuser, overlay
 from fusionproxy_ros.health import DROPPED, REFUSED, FusionStatus, Health, InputHealth
 from fusionproxy_ros.registration import RegistrationError
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 from fusionproxy_ros.sync import NearestSync
-from fusionproxy_ros.transport import (
-    TOPIC_SUFFIX,
-    ImageSubscription,
-    keep_freed_memory,
-    share_path,
-    use_large_segments,
-)
 from fusionproxy_ros.worker import Worker
 
 
@@ -79,8 +72,8 @@ class FusionNode(LifecycleNode):
         self._wanted = p, {}
         self._build_registration(self._wanted)
         self._health = Health(
-            self.resolve_topic_name("rgb/image_raw" + TOPIC_SUFFIX[p.rgb_transport]),
-            self.resolve_topic_name("thermal/image_raw" + TOPIC_SUFFIX[p.thermal_transport]),
+            self.resolve_topic_name("rgb/image_raw" + transport.TOPIC_SUFFIX[p.rgb_transport]),
+            self.resolve_topic_name("thermal/image_raw" + transport.TOPIC_SUFFIX[p.thermal_transport]),
         )
         outputs = {"image": (Image, "fused/image"), "camera_info": (CameraInfo, "fused/camera_info")}
         if FusionStatus:
@@ -106,8 +99,8 @@ class FusionNode(LifecycleNode):
         p, rgb, thermal = self._settings, self._health.rgb, self._health.thermal
         self._worker = Worker(NearestSync(p.sync_config()), p.max_latency_ns, self._answer, self._skip)
         self._inputs = [
-            ImageSubscription(self, rgb, self._on_rgb, p.rgb_transport, p.reliability),
-            ImageSubscription(self, thermal, self._on_thermal, p.thermal_transport, p.reliability),
+            transport.ImageSubscription(self, rgb, self._on_rgb, p.rgb_transport, p.reliability),
+            transport.ImageSubscription(self, thermal, self._on_thermal, p.thermal_transport, p.reliability),
         ]
         # Best effort receives from every publisher, and a lost camera_info is followed by the next.
         qos = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.BEST_EFFORT)
@@ -275,7 +268,7 @@ class FusionNode(LifecycleNode):
         publishers = {
             h.topic: self.count_publishers(h.topic) for h in (self._health.rgb, self._health.thermal)
         }
-        profile = share_path("config", "fastdds_large_images.xml")
+        profile = transport.share_path("config", "fastdds_large_images.xml")
         array = DiagnosticArray(status=self._health.diagnose(publishers, str(profile)))
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
@@ -283,8 +276,8 @@ class FusionNode(LifecycleNode):
 
 def main() -> None:
     """Entry of `ros2 run fusionproxy_ros fusion_node`."""
-    keep_freed_memory()
-    use_large_segments()
+    transport.keep_freed_memory()
+    transport.use_large_segments()
     rclpy.init()
     node = FusionNode()
     try:
