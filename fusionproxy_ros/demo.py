@@ -310,7 +310,10 @@ def judge(sent: list[Sent], down: Downstream, thermal_back_ns: int) -> dict:
         "dropped": sum(m == FusionStatus.DROPPED for m in modes.values()),
         "reasons": dict(Counter(status.reason for status in down.statuses if status.reason)),
         "recovery_frames": first_fused,
-        "latency_ms": _percentiles([1e3 * status.total_s for status in down.statuses]),
+        "latency_ms": _percentiles([1e3 * s.total_s for s in down.statuses]),
+        "latency_fused_ms": _percentiles(
+            [1e3 * s.total_s for s in down.statuses if s.mode == FusionStatus.FUSED]
+        ),
         "stage_median_ms": {
             s: _percentiles([1e3 * getattr(x, f"{s}_s") for x in down.statuses])["p50"] for s in stages
         },

@@ -17,8 +17,8 @@ class Weights:
 
     intensity: float = 6.0
     gradient: float = 120.0
-    structure: float = 0.25
-    correlation: float = 0.025
+    structure: float = 0.5
+    correlation: float = 0.05
 
 
 def fusion_loss(fused: Tensor, luma: Tensor, thermal: Tensor, weights: Weights) -> Tensor:
