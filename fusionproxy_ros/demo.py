@@ -362,11 +362,7 @@ def write_pictures(
     recording: Recording, sent: list[Sent], down: Downstream, moments_s: list[float], out: Path
 ) -> None:
     """sheet.png: RGB | thermal registered | fused at `moments_s`; fused.mp4: RGB | fused, every frame."""
-    modes = {
-        stamp_to_ns(status.header.stamp): Mode(status.mode).name
-        for status in down.statuses
-        if status.mode in list(Mode)
-    }
+    modes = {stamp_to_ns(status.header.stamp): status.mode for status in down.statuses}
     fused = {stamp_to_ns(msg.header.stamp): msg for _, msg in down.images}
     height, width = recording.rgb[0][1].shape[:2]
     hz = (len(sent) - 1) / max(recording.rgb[-1][0], 1e-9)
@@ -377,23 +373,18 @@ def write_pictures(
         if frame.stamp_ns not in fused:
             continue
         t_s, rgb = recording.rgb[i]
-        mode = modes.get(frame.stamp_ns, "")
+        mode = Mode(modes[frame.stamp_ns]).name if frame.stamp_ns in modes else "no status"
         right = _label(read_pixels(fused[frame.stamp_ns]), f"{t_s:.1f} s fused: {mode}")
         video.write(cv2.cvtColor(np.hstack([_label(rgb.copy(), "RGB"), right]), cv2.COLOR_RGB2BGR))
         if i in wanted:
-            registered = down.registered.get(frame.stamp_ns)
-            middle = (
-                np.zeros_like(rgb)
-                if registered is None
-                else cv2.cvtColor(read_pixels(registered), cv2.COLOR_GRAY2RGB)
-            )
-            text = "no thermal" if registered is None else "thermal registered"
+            middle, text = np.zeros_like(rgb), "no thermal"
+            if registered := down.registered.get(frame.stamp_ns):
+                middle, text = cv2.cvtColor(read_pixels(registered), cv2.COLOR_GRAY2RGB), "thermal registered"
             row = np.hstack([_label(rgb.copy(), "RGB"), _label(middle, text), right])
             rows[i] = cv2.resize(row, None, fx=SHEET_SCALE, fy=SHEET_SCALE, interpolation=cv2.INTER_AREA)
     video.release()
-    if not cv2.imwrite(
-        str(out / "sheet.png"), cv2.cvtColor(np.vstack([rows[i] for i in sorted(rows)]), cv2.COLOR_RGB2BGR)
-    ):
+    sheet = cv2.cvtColor(np.vstack([rows[i] for i in sorted(rows)]), cv2.COLOR_RGB2BGR)
+    if not cv2.imwrite(str(out / "sheet.png"), sheet):
         raise DemoError(f"cannot write {out / 'sheet.png'}: choose another folder with --out")
 
 
@@ -402,11 +393,8 @@ def run(source: str, out: Path, seconds: float = 20.0, thermal_hz: float = 30.0)
     out.mkdir(parents=True, exist_ok=True)
     recording = render_scene(seconds, thermal_hz) if source == "scene" else load_recording(source, seconds)
     seconds = recording.rgb[-1][0]
-    outage_s = (
-        (seconds / 2 - OUTAGE_S / 2, seconds / 2 + OUTAGE_S / 2)
-        if seconds > 3 * OUTAGE_S
-        else (seconds, seconds)
-    )
+    off_s = (seconds - OUTAGE_S) / 2 if seconds > 3 * OUTAGE_S else seconds  # too short a run has no outage
+    on_s = off_s + OUTAGE_S
     prepare_environment()
     parameters = {"debug_images": True}
     if recording.calibration:
@@ -423,29 +411,29 @@ def run(source: str, out: Path, seconds: float = 20.0, thermal_hz: float = 30.0)
                 "starting the fusion node",
             )
             time.sleep(0.5)  # the last endpoints match
-            sent = play(recording, cameras, outage_s, start_ns=time.time_ns())
+            sent = play(recording, cameras, (off_s, on_s), start_ns=time.time_ns())
             time.sleep(1.0)
         rmw = rclpy.get_rmw_implementation_identifier()
     finally:
         stop_process(process)
         node.destroy_node()
         rclpy.try_shutdown()
-    start_ns = sent[0].stamp_ns - round(recording.rgb[0][0] * NS_PER_S)
-    back_ns = start_ns + round(
-        next((t_s for t_s, _ in recording.thermal if t_s >= outage_s[1]), seconds) * NS_PER_S
-    )
-    report = judge(sent, down, back_ns) | {"rmw": rmw, "source": source}
+    back_s = next((t_s for t_s, _ in recording.thermal if t_s >= on_s), seconds)
+    back_ns = sent[0].stamp_ns + round((back_s - recording.rgb[0][0]) * NS_PER_S)
     visible = thermal_visible(recording, sent, down)
-    report["thermal_visible"] = visible and visible["share"]
-    report["thermal_visible_detail"] = visible
-    middle, end = outage_s
+    report = judge(sent, down, back_ns) | {
+        "rmw": rmw,
+        "source": source,
+        "thermal_visible": visible and visible["share"],
+        "thermal_visible_detail": visible,
+    }
     moments_s = [
         0.1 * seconds,
         0.3 * seconds,
-        middle - 0.2,
-        middle + 0.3,
-        middle + 1.5,
-        end + 0.2,
+        off_s - 0.2,
+        off_s + 0.3,
+        off_s + 1.5,
+        on_s + 0.2,
         0.8 * seconds,
     ]
     write_pictures(recording, sent, down, moments_s, out)

@@ -70,18 +70,20 @@ class InputHealth:
                 f"set the parameter reliability to auto or change the publisher"
             )
         elif settled and not publishers:
-            level, message = (
-                DiagnosticStatus.ERROR,
-                f"{self.topic}: no publisher: start the camera or remap the topic",
-            )
+            level = DiagnosticStatus.ERROR
+            message = f"{self.topic}: no publisher: start the camera or remap the topic"
         elif settled and starved:
             level = DiagnosticStatus.ERROR
+            cause = (
+                "Fast DDS loses large best-effort images with its default shared-memory segment: have the driver "
+                "publish reliable, or"
+                if self.reliability == "BEST_EFFORT"
+                else "Does the camera stream? Large images also stall in Fast DDS's default shared-memory segment:"
+            )
             message = (
                 f"{self.topic}: a publisher is there and frames are missing ({hz:.1f} images/s, {info_hz:.1f} "
-                f"camera_info/s, {lost_hz:.1f} lost/s, {self.reliability}). Fast DDS loses large best-effort images "
-                f"with its default shared-memory segment: start the camera driver with "
-                f"FASTDDS_DEFAULT_PROFILES_FILE={profile} "
-                f"(FASTRTPS_DEFAULT_PROFILES_FILE on Jazzy), or have it publish reliable"
+                f"camera_info/s, {lost_hz:.1f} lost/s, {self.reliability}). {cause} start its driver with "
+                f"FASTDDS_DEFAULT_PROFILES_FILE={profile} (FASTRTPS_DEFAULT_PROFILES_FILE on Jazzy)"
             )
         elif self.last_refusal:
             level, message = DiagnosticStatus.WARN, f"{self.topic}: {self.last_refusal}"

@@ -1,8 +1,10 @@
 """FusionNode: subscribe -> sync -> worker thread -> publish. It only wires; the work is in the files before it."""
 
+import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
@@ -13,7 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -37,7 +39,8 @@ def _told(transition):
         try:
             return transition(self, state)
         except Exception:
-            self.get_logger().error(f"{transition.__name__} failed:\n{traceback.format_exc()}")
+            if self.context.ok():  # else a signal ended the process in mid-transition
+                self.get_logger().error(f"{transition.__name__} failed:\n{traceback.format_exc()}")
             raise
 
     return told
@@ -53,7 +56,7 @@ class FusionNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._settings = parameters.Parameters()
         self._worker: Worker | None = None
-        self._inputs: list = []
+        self._unsubscribe: list[Callable] = []
         self._outputs: dict = {}
 
     # --- lifecycle ----------------------------------------------------------------------------------------
@@ -82,34 +85,33 @@ class FusionNode(LifecycleNode):
             outputs["thermal"] = (Image, "~/debug/thermal_registered")
             outputs["overlay"] = (Image, "~/debug/overlay")
         qos, overrides = QoSProfile(depth=10), QoSOverridingOptions.with_default_policies()
-        for name, (kind, topic) in outputs.items():
-            self._outputs[name] = self.create_lifecycle_publisher(
-                kind, topic, qos, qos_overriding_options=overrides
-            )
+        self._outputs = {
+            name: self.create_lifecycle_publisher(kind, topic, qos, qos_overriding_options=overrides)
+            for name, (kind, topic) in outputs.items()
+        }
         self._timer = self.create_timer(1.0, self._diagnose)
         # A looped bag or a restarted simulation; without use_sim_time the clock hardly ever jumps back.
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
-            post_callback=self._on_clock_jump,
+            post_callback=lambda jump: self._worker and self._worker.reset(),
         )
         return TransitionCallbackReturn.SUCCESS
 
     @_told
     def on_activate(self, state) -> TransitionCallbackReturn:
-        p, rgb, thermal = self._settings, self._health.rgb, self._health.thermal
+        p, health = self._settings, self._health
         self._worker = Worker(NearestSync(p.sync_config()), p.max_latency_ns, self._answer, self._skip)
-        self._inputs = [
-            transport.ImageSubscription(self, rgb, self._on_rgb, p.rgb_transport, p.reliability),
-            transport.ImageSubscription(self, thermal, self._on_thermal, p.thermal_transport, p.reliability),
-        ]
         # Best effort receives from every publisher, and a lost camera_info is followed by the next.
         qos = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-        self._info_inputs = [
-            self.create_subscription(
-                CameraInfo, f"{name}/camera_info", partial(self._on_camera_info, name, health), qos
-            )
-            for name, health in (("rgb", rgb), ("thermal", thermal))
-        ]
+        for name, topic, on_image, kind in (
+            ("rgb", health.rgb, self._on_rgb, p.rgb_transport),
+            ("thermal", health.thermal, self._on_thermal, p.thermal_transport),
+        ):
+            images = transport.ImageSubscription(self, topic, on_image, kind, p.reliability)
+            self._unsubscribe.append(images.destroy)
+            on_info = partial(self._on_camera_info, name, topic)
+            infos = self.create_subscription(CameraInfo, f"{name}/camera_info", on_info, qos)
+            self._unsubscribe.append(partial(self.destroy_subscription, infos))
         return super().on_activate(state)
 
     @_told
@@ -134,18 +136,17 @@ class FusionNode(LifecycleNode):
 
     def stop(self) -> None:
         """Unsubscribe and end the worker; harmless when neither runs."""
-        if not self._worker:
-            return
-        for subscription in self._inputs:
-            subscription.destroy()
-        for subscription in self._info_inputs:
-            self.destroy_subscription(subscription)
-        self._worker.stop()
-        self._worker = None
+        while self._unsubscribe:
+            self._unsubscribe.pop()()
+        if self._worker:
+            self._worker.stop()
+            self._worker = None
 
     # --- inputs -------------------------------------------------------------------------------------------
 
     def _on_rgb(self, msg) -> None:
+        if not self._worker:  # deactivated while this message was on its way
+            return
         now_ns = time.monotonic_ns()
         self._health.rgb.images.tick(now_ns)
         stamp_ns = messages.stamp_to_ns(msg.header.stamp)
@@ -162,8 +163,9 @@ class FusionNode(LifecycleNode):
         self._worker.add_rgb(frame, reason)
 
     def _on_thermal(self, msg) -> None:
-        now_ns = time.monotonic_ns()
-        health = self._health.thermal
+        if not self._worker:
+            return
+        now_ns, health = time.monotonic_ns(), self._health.thermal
         health.images.tick(now_ns)
         try:
             frame = messages.read_thermal(msg, now_ns)
@@ -178,10 +180,6 @@ class FusionNode(LifecycleNode):
         previous, self._infos[name] = self._infos.get(name), msg
         if previous is None or messages.intrinsics(previous) != messages.intrinsics(msg):
             self._calibrate()
-
-    def _on_clock_jump(self, jump) -> None:
-        if self._worker:
-            self._worker.reset()
 
     def _calibrate(self) -> None:
         """Rebuild the registration in its own thread: a new lookup grid takes tenths of a second, frames go on."""
@@ -262,36 +260,39 @@ class FusionNode(LifecycleNode):
         if name in self._outputs:
             self._outputs[name].publish(msg)
 
-    # --- health -------------------------------------------------------------------------------------------
-
     def _diagnose(self) -> None:
-        publishers = {
-            h.topic: self.count_publishers(h.topic) for h in (self._health.rgb, self._health.thermal)
-        }
+        topics = self._health.rgb.topic, self._health.thermal.topic
+        publishers = {topic: self.count_publishers(topic) for topic in topics}
         profile = transport.share_path("config", "fastdds_large_images.xml")
         array = DiagnosticArray(status=self._health.diagnose(publishers, str(profile)))
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
 
 
-def main() -> None:
-    """Entry of `ros2 run fusionproxy_ros fusion_node`."""
+def main() -> int:
+    """Entry of `ros2 run fusionproxy_ros fusion_node`; the exit code."""
     transport.keep_freed_memory()
     transport.use_large_segments()
     rclpy.init()
-    node = FusionNode()
+    executor, node = SingleThreadedExecutor(), None
     try:
+        node = FusionNode()
+        executor.add_node(node)
         autostart = node.get_parameter("autostart").value
         if autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
-        rclpy.spin(node)
+        executor.spin()
+    except FusionError as error:
+        print(f"fusion_node: {error}", file=sys.stderr)
+        return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if rclpy.ok():  # else a signal took the context away in the middle of the start
+            raise
     finally:
-        node.stop()
-        node.destroy_node()
+        if node:
+            node.stop()
+            node.destroy_node()
         rclpy.try_shutdown()
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -8,24 +8,28 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip(
-    "rclpy", reason="ROS 2 (rclpy) is not installed: run `make test` or source a ROS installation"
-)
+try:
+    import rclpy
 
-import rclpy
+    from fusionproxy_ros import demo
 
-from fusionproxy_ros.demo import (
-    Cameras,
-    Downstream,
-    Spinner,
-    prepare_environment,
-    start_node,
-    stop_process,
-    wait_until,
-)
+    demo.prepare_environment()
+    MISSING = None
+except ImportError as error:
+    MISSING = f"ROS 2 is not here ({error}): run `make test` or source a ROS installation"
 
-prepare_environment()
 PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
+
+
+class SkippedModule(pytest.Module):
+    """A test module that cannot even be imported, because ROS is missing."""
+
+    def collect(self):
+        pytest.skip(MISSING, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return SkippedModule.from_parent(parent, path=module_path) if MISSING else None
 
 
 class Graph:
@@ -37,7 +41,7 @@ class Graph:
 
     def fusion(self, parameters=None, remappings=None):
         """Start the installed fusion node."""
-        self.processes.append(start_node(parameters or {}, remappings))
+        self.processes.append(demo.start_node(parameters or {}, remappings))
         return self.processes[-1]
 
     def camera(self, *arguments, default_segment=False):
@@ -49,12 +53,12 @@ class Graph:
 
     def cameras(self, *args, **kwargs):
         """Publish from this process, once the fusion node listens."""
-        cameras = Cameras(self.node, *args, **kwargs)
-        wait_until(cameras.connected, 30, "fusion node subscribing")
+        cameras = demo.Cameras(self.node, *args, **kwargs)
+        demo.wait_until(cameras.connected, 30, "fusion node subscribing")
         return cameras
 
     def downstream(self, *args, **kwargs):
-        return Downstream(self.node, *args, **kwargs)
+        return demo.Downstream(self.node, *args, **kwargs)
 
 
 @pytest.fixture
@@ -62,9 +66,9 @@ def graph(monkeypatch):
     monkeypatch.setenv("ROS_DOMAIN_ID", str(random.randint(1, 100)))
     rclpy.init()
     graph = Graph()
-    with Spinner(graph.node):
+    with demo.Spinner(graph.node):
         yield graph
         for process in graph.processes:
-            stop_process(process)
+            demo.stop_process(process)
     graph.node.destroy_node()
     rclpy.try_shutdown()

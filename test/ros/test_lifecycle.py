@@ -1,6 +1,7 @@
 """Lifecycle and parameters behave as a lifecycle manager and `ros2 param set` expect."""
 
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -60,6 +61,13 @@ def test_a_node_that_cannot_configure_stays_unconfigured_and_alive(graph):
     assert process.poll() is None
 
 
+def test_a_parameter_out_of_range_or_of_the_wrong_type_ends_the_process_with_its_name(graph, capfd):
+    for value, told in ((-1.0, "deadline_s"), ("soon", "deadline_s")):
+        assert graph.fusion({"deadline_s": value}).wait(20) == 1
+        error = capfd.readouterr().err
+        assert told in error and "Traceback" not in error
+
+
 def test_a_live_parameter_takes_effect_and_an_impossible_value_is_refused_with_the_reason(graph):
     graph.fusion()
     down, cameras = graph.downstream(), graph.cameras()
@@ -80,3 +88,12 @@ def test_a_signal_ends_the_process_cleanly(graph, number):
     graph.cameras()
     process.send_signal(number)
     assert process.wait(5) == 0
+
+
+@pytest.mark.parametrize("delay_s", [0.3, 0.8, 1.2, 1.4, 1.6, 1.8, 2.0, 2.3])
+def test_a_signal_at_any_moment_of_the_start_leaves_no_traceback(graph, capfd, delay_s):
+    process = graph.fusion()
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) in (0, -signal.SIGTERM)  # before rclpy installs its handler the default one acts
+    assert "Traceback" not in capfd.readouterr().err
