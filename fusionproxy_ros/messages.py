@@ -157,17 +157,19 @@ def fill_image(msg, header, pixels: np.ndarray, encoding: str):
     return msg
 
 
-def read_camera_info(msg) -> Camera:
-    """Intrinsics of a sensor_msgs/CameraInfo (raw image: K and D). Checked where they are used, in registration."""
+def read_camera_info(msg, rectified: bool = False) -> Camera:
+    """Intrinsics of a sensor_msgs/CameraInfo; checked where they are used, in registration.
+
+    rectified: of the undistorted image (P without its fourth column, no distortion), not of the raw one (K and D).
+    """
+    size_px = msg.width, msg.height
+    if rectified:
+        return Camera(*size_px, np.array(msg.p).reshape(3, 4)[:, :3])
     return Camera(
-        msg.width,
-        msg.height,
-        np.array(msg.k).reshape(3, 3),
-        msg.distortion_model or "plumb_bob",
-        np.array(msg.d),
+        *size_px, np.array(msg.k).reshape(3, 3), msg.distortion_model or "plumb_bob", np.array(msg.d)
     )
 
 
 def intrinsics(msg) -> tuple:
     """What of a CameraInfo says how to project; equal for two messages of one calibration."""
-    return msg.width, msg.height, msg.distortion_model, tuple(msg.d), tuple(msg.k)
+    return msg.width, msg.height, msg.distortion_model, tuple(msg.d), tuple(msg.k), tuple(msg.p)

@@ -188,7 +188,8 @@ class FusionNode(LifecycleNode):
 
     def _build_registration(self, wanted: tuple) -> None:
         settings, infos = wanted
-        cameras = {name: messages.read_camera_info(msg) for name, msg in infos.items()}
+        rectified = {"rgb": settings.rgb_is_rectified, "thermal": False}
+        cameras = {name: messages.read_camera_info(msg, rectified[name]) for name, msg in infos.items()}
         registration, problem = None, ""
         try:
             registration = settings.registration(cameras)

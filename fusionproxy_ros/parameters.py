@@ -122,7 +122,9 @@ class Parameters:
         live=True,
     )
     rgb_is_rectified: bool = _parameter(
-        "registration.rgb_is_rectified", False, "The RGB image is already undistorted: ignore its D."
+        "registration.rgb_is_rectified",
+        False,
+        "The RGB image is already undistorted: take P of rgb/camera_info, not K and D.",
     )
     normalisation_mode: str = _parameter(
         "normalisation.mode",

@@ -156,3 +156,22 @@ def test_compressed_thermal_jpeg_and_garbage_are_refused():
     for data in (b"", b"no image"):
         with pytest.raises(MessageError, match="cannot be decoded"):
             messages.read_rgb(SimpleNamespace(header=header(), format="jpeg", data=data))
+
+
+def camera_info(**changes):
+    k, p = np.diag([500.0, 510.0, 1.0]), np.hstack([np.diag([400.0, 410.0, 1.0]), [[9.0], [0.0], [0.0]]])
+    fields = {"width": 640, "height": 480, "distortion_model": "plumb_bob", "d": [0.1, 0, 0, 0, 0]}
+    return SimpleNamespace(**fields | {"k": list(k.ravel()), "p": list(p.ravel())} | changes)
+
+
+def test_camera_info_of_a_raw_image_is_k_and_d_and_of_a_rectified_one_p():
+    raw, rectified = (messages.read_camera_info(camera_info(), flag) for flag in (False, True))
+    assert (raw.k[0, 0], raw.k[1, 1], raw.d[0], raw.width_px) == (500, 510, 0.1, 640)
+    assert (rectified.k[0, 0], rectified.k[1, 1]) == (400, 410) and not rectified.d.any()
+    assert rectified.k.shape == (3, 3)
+
+
+@pytest.mark.parametrize("change", [{"width": 320}, {"k": [1.0] * 9}, {"p": [1.0] * 12}, {"d": []}])
+def test_a_changed_calibration_is_noticed_and_an_equal_one_is_not(change):
+    assert messages.intrinsics(camera_info()) == messages.intrinsics(camera_info())
+    assert messages.intrinsics(camera_info(**change)) != messages.intrinsics(camera_info())

@@ -11,9 +11,13 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from fusionproxy_ros.demo import Recording, extrinsic_parameters, judge, play, wait_until
-from fusionproxy_ros.frames import NS_PER_S
+from fusionproxy_ros.frames import NS_PER_S, Frame, Mode, Pair
+from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.messages import fill_image, read_pixels, stamp_to_ns
-from fusionproxy_ros.scene import default_calibration
+from fusionproxy_ros.normalisation import NormalisationConfig
+from fusionproxy_ros.registration import extrinsic
+from fusionproxy_ros.scene import NightRoad, default_calibration
+from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 SIZE = (320, 240)
 
@@ -64,6 +68,30 @@ def test_a_passed_frame_is_the_cameras_own_to_the_last_bit(graph):
         down.statuses[0].mode == FusionStatus.PASSTHROUGH
         and down.statuses[0].reason == "no thermal frame received"
     )
+
+
+def newest(down):
+    """Stamps of the newest image and the newest status."""
+    messages = [msg for _, msg in down.images[-1:]] + down.statuses[-1:]
+    return [stamp_to_ns(msg.header.stamp) for msg in messages]
+
+
+def test_the_live_node_gives_the_pixels_that_the_core_gives_offline(graph):
+    calibration = default_calibration(SIZE, (160, 120))
+    scene = NightRoad(calibration)
+    rgb, thermal = scene.rgb(2.0), scene.thermal(2.0)
+    graph.fusion(extrinsic_parameters(calibration) | {"deadline_s": 1.0})
+    down, cameras = graph.downstream(), graph.cameras(calibration)
+    stamp_ns, fused = 10**9, None
+    while fused is None and stamp_ns < 100 * 10**9:  # the first frames find the calibration being built
+        stamp_ns += 10**9
+        cameras.publish("thermal", stamp_ns, thermal)
+        cameras.publish("rgb", stamp_ns, rgb)
+        wait_until(lambda ns=stamp_ns: newest(down) == [ns, ns], 10, "answer")
+        fused = down.images[-1][1] if down.statuses[-1].mode == FusionStatus.FUSED else None
+    pair = Pair(Frame(stamp_ns, "", rgb, "rgb8"), Frame(stamp_ns, "", thermal, "mono16"), Mode.FUSED)
+    fuser = Fuser(load_student(DEFAULT_STUDENT), NormalisationConfig())
+    np.testing.assert_array_equal(read_pixels(fused), fuser.fuse(pair, extrinsic(calibration, 20.0)).pixels)
 
 
 def test_topics_can_be_remapped(graph):
