@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from fusionproxy_ros import registration
 from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair
-from fusionproxy_ros.fuser import Fuser
+from fusionproxy_ros.fuser import Fuser, keep_freed_memory
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.registration import Registration, RegistrationError
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
@@ -107,6 +107,7 @@ def fuse_pairs(args) -> int:
         register = registration.extrinsic(registration.load_calibration(args.calibration), args.plane_depth_m)
     else:
         register = registration.identity()
+    keep_freed_memory()
     fuser = Fuser(load_student(args.student), NormalisationConfig(), args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     problems = [

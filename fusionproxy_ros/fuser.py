@@ -1,5 +1,6 @@
 """Composes registration, normalisation and student on one device: Pair in, Fused out."""
 
+import ctypes
 import time
 
 import cv2
@@ -11,9 +12,21 @@ from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser
 from fusionproxy_ros.registration import Registration
 from fusionproxy_ros.student import Student
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+
 
 class DeviceError(FusionError):
     """The asked-for device is not here."""
+
+
+def keep_freed_memory() -> None:
+    """Keep image-sized buffers in the process; glibc would return each to the kernel and fault it in again.
+
+    For the whole process, once at its start. Does nothing where the C library is not glibc.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # glibc's largest
+        mallopt(M_TRIM_THRESHOLD, 512 << 20)
 
 
 def pick_device(name: str) -> torch.device:

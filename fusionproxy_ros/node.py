@@ -23,7 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from fusionproxy_ros import messages, parameters, transport
 from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
-from fusionproxy_ros.fuser import Fuser, overlay
+from fusionproxy_ros.fuser import Fuser, keep_freed_memory, overlay
 from fusionproxy_ros.health import DROPPED, REFUSED, FusionStatus, Health, InputHealth
 from fusionproxy_ros.registration import RegistrationError
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
@@ -272,7 +272,7 @@ class FusionNode(LifecycleNode):
 
 def main() -> int:
     """Entry of `ros2 run fusionproxy_ros fusion_node`; the exit code."""
-    transport.keep_freed_memory()
+    keep_freed_memory()
     transport.use_large_segments()
     rclpy.init()
     executor, node = SingleThreadedExecutor(), None

@@ -1,6 +1,5 @@
-"""What lets large images travel between processes without loss and in time: memory, segments, QoS."""
+"""What lets large images travel between processes without loss and in time: segments and QoS."""
 
-import ctypes
 import os
 import sys
 import time
@@ -16,7 +15,6 @@ from sensor_msgs.msg import CompressedImage, Image
 from fusionproxy_ros.health import InputHealth
 
 TOPIC_SUFFIX = {"raw": "", "compressed": "/compressed"}  # by transport, as image_transport names them
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
 def share_path(*parts: str) -> Path:
@@ -34,16 +32,6 @@ def use_large_segments() -> None:
     os.environ.setdefault(
         f"{variable}_DEFAULT_PROFILES_FILE", str(share_path("config", "fastdds_large_images.xml"))
     )
-
-
-def keep_freed_memory() -> None:
-    """Keep image-sized buffers in the process; glibc would return each to the kernel and fault it in again.
-
-    Measured at 1920x1080: taking a message falls from 11 to 1.1 ms.
-    """
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # glibc's largest
-    libc.mallopt(M_TRIM_THRESHOLD, 512 << 20)
 
 
 class ImageSubscription:

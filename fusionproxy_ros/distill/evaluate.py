@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from fusionproxy_ros.distill.data import DATA, Example, find_pairs, load, split, to_grey_levels, to_tensor
 from fusionproxy_ros.distill.metrics import METRICS, psnr
+from fusionproxy_ros.fuser import keep_freed_memory
 from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
 
 THREADS = 2
@@ -27,9 +28,8 @@ TIMED_RUNS = 50
 FLAT_LEVELS = (0, 85, 170, 255)  # grey levels of a dead thermal camera
 SHEET_WIDTH = 320
 
-Fuse = Callable[
-    [np.ndarray, np.ndarray], np.ndarray
-]  # (luma, thermal) (H, W) uint8 -> fused luma (H, W) uint8
+# (luma, thermal), each (H, W) uint8 -> fused luma, (H, W) uint8
+Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def average(luma: np.ndarray, thermal: np.ndarray) -> np.ndarray:
@@ -179,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--student", type=Path, default=DEFAULT_STUDENT, help="checkpoint (.safetensors)")
     parser.add_argument("--out", type=Path, help="folder for metrics.json and sheet.png")
     options = parser.parse_args(arguments)
+    keep_freed_memory()
     torch.set_num_threads(THREADS)
     cv2.setNumThreads(THREADS)
 
