@@ -12,7 +12,7 @@ setup(
     description="Thermal sight for any RGB perception stack, as a ROS 2 package",
     license="Apache-2.0",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["models/*"]},
+    package_data={NAME: ["models/*.safetensors", "models/*.md"]},
     python_requires=">=3.10",
     install_requires=[
         "numpy>=1.26",
