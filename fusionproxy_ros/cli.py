@@ -47,6 +47,7 @@ def demo(args) -> int:
         "out of order": report["out_of_order"],
         "modes": ", ".join(f"{count} {name}" for name, count in report["modes"].items()),
         "frames to recover": report["recovery_frames"],
+        "longest silence": f"{report['worst_gap_ms']} ms",
         "latency, all frames": milliseconds("latency_ms"),
         "latency, fused frames": milliseconds("latency_fused_ms"),
         "end to end over DDS": milliseconds("end_to_end_ms"),
@@ -131,6 +132,13 @@ def fuse_pairs(args) -> int:
     return 1 if problems else 0
 
 
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fusionproxy", description="Thermal sight for any RGB perception stack."
@@ -146,10 +154,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--out", type=Path, default=Path("out/demo"), help="folder for report.json, sheet.png, fused.mp4"
     )
-    one.add_argument("--seconds", type=float, default=20.0, help="length of the run")
+    one.add_argument("--seconds", type=_positive, default=20.0, help="length of the run")
     one.add_argument(
         "--thermal-hz",
-        type=float,
+        type=_positive,
         default=30.0,
         help="rate of the synthetic thermal camera (9 for export-grade cores)",
     )
@@ -167,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     geometry.add_argument("--calibration", type=Path, help="YAML with both cameras and extrinsics")
     one.add_argument(
-        "--plane-depth-m", type=float, default=20.0, help="depth at which --calibration is exact"
+        "--plane-depth-m", type=_positive, default=20.0, help="depth at which --calibration is exact"
     )
     one.add_argument("--student", type=Path, default=DEFAULT_STUDENT, help="checkpoint (.safetensors)")
     one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

@@ -310,6 +310,7 @@ def judge(sent: list[Sent], down: Downstream, thermal_back_ns: int) -> dict:
         "dropped": sum(m == FusionStatus.DROPPED for m in modes.values()),
         "reasons": dict(Counter(status.reason for status in down.statuses if status.reason)),
         "recovery_frames": first_fused,
+        "worst_gap_ms": round(max((b - a) / 1e6 for (a, _), (b, _) in pairwise(down.images)), 1),
         "latency_ms": _percentiles([1e3 * s.total_s for s in down.statuses]),
         "latency_fused_ms": _percentiles(
             [1e3 * s.total_s for s in down.statuses if s.mode == FusionStatus.FUSED]
@@ -342,7 +343,7 @@ def thermal_visible(recording: Recording, sent: list[Sent], down: Downstream) ->
                 hidden += 1
                 shown += contrast(luma, person.mask) >= VISIBLE_CONTRAST
     return {
-        "share": round(shown / max(hidden, 1), 4),
+        "share": round(shown / hidden, 4) if hidden else None,
         "threshold": VISIBLE_CONTRAST,
         "invisible_in_rgb": hidden,
     }

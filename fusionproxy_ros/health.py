@@ -104,6 +104,7 @@ class Health:
     """Counters since configure, and what the last second's outputs were."""
 
     def __init__(self, rgb_topic: str, thermal_topic: str):
+        self.topics = rgb_topic, thermal_topic
         self.rgb, self.thermal = InputHealth(rgb_topic), InputHealth(thermal_topic)
         self.modes: Counter[int] = Counter()
         self._recent: list[tuple[int, str, float]] = []  # (mode, reason, total_s) since the last diagnosis

@@ -184,6 +184,8 @@ class FusionNode(LifecycleNode):
     def _calibrate(self) -> None:
         """Rebuild the registration in its own thread: a new lookup grid takes tenths of a second, frames go on."""
         self._wanted = wanted = self._settings, dict(self._infos)
+        if self._registration[0] is None:
+            self._registration = None, "the lookup grid of the calibration is being built"
         threading.Thread(target=self._build_registration, args=(wanted,), daemon=True).start()
 
     def _build_registration(self, wanted: tuple) -> None:
@@ -262,10 +264,8 @@ class FusionNode(LifecycleNode):
             self._outputs[name].publish(msg)
 
     def _diagnose(self) -> None:
-        topics = self._health.rgb.topic, self._health.thermal.topic
-        publishers = {topic: self.count_publishers(topic) for topic in topics}
-        profile = transport.share_path("config", "fastdds_large_images.xml")
-        array = DiagnosticArray(status=self._health.diagnose(publishers, str(profile)))
+        publishers = {topic: self.count_publishers(topic) for topic in self._health.topics}
+        array = DiagnosticArray(status=self._health.diagnose(publishers, transport.large_image_profile()))
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
 

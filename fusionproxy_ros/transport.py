@@ -23,6 +23,11 @@ def share_path(*parts: str) -> Path:
     return Path(get_package_share_directory("fusionproxy_ros"), *parts)
 
 
+def large_image_profile() -> str:
+    """Path of the shipped Fast DDS profile."""
+    return str(share_path("config", "fastdds_large_images.xml"))
+
+
 def use_large_segments() -> None:
     """Give this process and its children shared-memory segments that hold images, unless the user chose others.
 

@@ -101,3 +101,10 @@ def test_a_broken_calibration_file_is_named(folders, capsys):
     (folders / "bad.yaml").write_text("rgb: {}\n")
     assert fuse(folders, "--calibration", folders / "bad.yaml") == 2
     assert "bad.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["demo", "--seconds", "0"], ["demo", "--thermal-hz", "-9"]])
+def test_impossible_numbers_are_refused_before_anything_runs(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "is not a positive number" in capsys.readouterr().err
