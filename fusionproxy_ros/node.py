@@ -1,7 +1,6 @@
 """FusionNode: subscribe -> sync -> worker thread -> publish. It only wires; the work is in the files before it."""
 
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from fusionproxy_ros.health import DROPPED, REFUSED, FusionStatus, Health, Input
 from fusionproxy_ros.registration import RegistrationError
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 from fusionproxy_ros.sync import NearestSync
-from fusionproxy_ros.worker import Worker
+from fusionproxy_ros.worker import Worker, run_in_background
 
 
 def _told(transition):
@@ -182,11 +181,11 @@ class FusionNode(LifecycleNode):
             self._calibrate()
 
     def _calibrate(self) -> None:
-        """Rebuild the registration in its own thread: a new lookup grid takes tenths of a second, frames go on."""
+        """Rebuild the registration in the background: a new lookup grid takes tenths of a second, frames go on."""
         self._wanted = wanted = self._settings, dict(self._infos)
         if self._registration[0] is None:
             self._registration = None, "the lookup grid of the calibration is being built"
-        threading.Thread(target=self._build_registration, args=(wanted,), daemon=True).start()
+        run_in_background(self._build_registration, wanted)
 
     def _build_registration(self, wanted: tuple) -> None:
         settings, infos = wanted

@@ -1,5 +1,6 @@
 """The one thread that fuses and publishes, and the mailbox between it and the callbacks."""
 
+import os
 import threading
 import time
 from collections import deque
@@ -7,6 +8,16 @@ from collections.abc import Callable
 
 from fusionproxy_ros.frames import NS_PER_S, Frame, Pair
 from fusionproxy_ros.sync import NearestSync, SyncConfig
+
+
+def run_in_background(work: Callable, *arguments) -> None:
+    """Run `work(*arguments)` in a thread of low priority: frames come first."""
+
+    def run():
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread only, on Linux
+        work(*arguments)
+
+    threading.Thread(target=run, daemon=True).start()
 
 
 class Worker:

@@ -1,5 +1,6 @@
 """The worker answers what is ready, lets nothing wait past its deadline, and under overload the newest wins."""
 
+import os
 import threading
 import time
 
@@ -8,7 +9,7 @@ import pytest
 
 from fusionproxy_ros.frames import Frame, Mode
 from fusionproxy_ros.sync import NearestSync, SyncConfig
-from fusionproxy_ros.worker import Worker
+from fusionproxy_ros.worker import Worker, run_in_background
 
 MS = 1_000_000
 
@@ -108,3 +109,17 @@ def test_a_clock_jump_answers_what_waits(make):
     harness.worker.add_rgb(frame(1000))
     harness.worker.reset()
     harness.wait(1)
+
+
+def test_background_work_runs_in_a_thread_that_yields_to_everybody_else():
+    seen = []
+    done = threading.Event()
+
+    def work(value):
+        seen.append((value, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+        done.set()
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    run_in_background(work, 7)
+    assert done.wait(5) and seen == [(7, 10)] and before < 10
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before

@@ -10,7 +10,7 @@ from fusionproxy_ros.messages import stamp_to_ns
 
 
 def test_more_frames_than_the_machine_can_fuse_are_skipped_in_order_and_each_skip_is_told(graph):
-    graph.fusion({"max_latency_s": 0.05, "student.threads": 1})
+    graph.fusion({"max_latency_s": 0.05, "student.threads": 1, "student.device": "cpu"})
     down, cameras = graph.downstream(keep_pixels=False), graph.cameras()
     rgb = np.zeros((1080, 1440, 3), np.uint8)
     for i in range(40):  # far faster than one thread fuses this size
