@@ -135,7 +135,10 @@ def read_thermal(msg, arrival_ns: int = 0) -> Frame:
 
 def _decompress(msg, flags: int) -> np.ndarray:
     data = np.frombuffer(msg.data, np.uint8)
-    pixels = cv2.imdecode(data, flags) if data.size else None
+    try:
+        pixels = cv2.imdecode(data, flags) if data.size else None
+    except cv2.error:  # larger than OpenCV agrees to decode
+        pixels = None
     if pixels is None:
         raise MessageError(f"compressed image ('{msg.format}', {data.size} bytes) cannot be decoded")
     return pixels

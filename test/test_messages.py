@@ -2,6 +2,7 @@
 
 import array
 import sys
+import zlib
 from types import SimpleNamespace
 
 import cv2
@@ -156,6 +157,14 @@ def test_compressed_thermal_jpeg_and_garbage_are_refused():
     for data in (b"", b"no image"):
         with pytest.raises(MessageError, match="cannot be decoded"):
             messages.read_rgb(SimpleNamespace(header=header(), format="jpeg", data=data))
+
+
+def test_a_compressed_image_that_claims_an_absurd_size_is_refused():
+    data = bytearray(cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height of the IHDR chunk
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    with pytest.raises(MessageError, match="cannot be decoded"):
+        messages.read_rgb(SimpleNamespace(header=header(), format="png", data=bytes(data)))
 
 
 def camera_info(**changes):
