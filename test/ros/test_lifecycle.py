@@ -2,6 +2,7 @@
 
 import signal
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -11,15 +12,20 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 
-from fusionproxy_ros.demo import wait_until
+from fusionproxy_ros.demo import DemoError, wait_until
 
 
 def call(graph, kind, name, request):
+    """Call a service of the node. An answer sent before the node has discovered this client is lost: ask again."""
     client = graph.node.create_client(kind, name)
     assert client.wait_for_service(30)
-    future = client.call_async(request)
-    wait_until(future.done, 20, name)
-    return future.result()
+    time.sleep(0.5)
+    for _ in range(4):
+        future = client.call_async(request)
+        with suppress(DemoError):
+            wait_until(future.done, 5, name)
+            return future.result()
+    raise AssertionError(f"{name} does not answer")
 
 
 def change(graph, transition):
