@@ -173,7 +173,7 @@ def camera_info(camera: Camera, header: Header) -> CameraInfo:
 
 
 class Cameras:
-    """Publishes as an RGB and a thermal camera driver would; counts what it published."""
+    """Publishes as an RGB and a thermal camera driver would."""
 
     def __init__(
         self,
@@ -217,6 +217,16 @@ class Downstream:
         node.create_subscription(Image, image_topic, self._on_image, qos)
         node.create_subscription(FusionStatus, status_topic, self.statuses.append, qos)
         node.create_subscription(Image, "fusion/debug/thermal_registered", self._on_registered, qos)
+
+    @property
+    def pictures(self) -> dict[int, Image]:
+        """Stamp in ns -> fused image."""
+        return {stamp_to_ns(msg.header.stamp): msg for _, msg in self.images}
+
+    @property
+    def modes(self) -> dict[int, int]:
+        """Stamp in ns -> mode."""
+        return {stamp_to_ns(status.header.stamp): status.mode for status in self.statuses}
 
     def _on_image(self, msg: Image) -> None:
         if not self._keep_pixels:
@@ -287,9 +297,9 @@ def play(recording: Recording, cameras: Cameras, outage_s: tuple[float, float], 
 def judge(sent: list[Sent], down: Downstream, thermal_back_ns: int) -> dict:
     """The two promises, counted. thermal_back_ns: stamp of the first thermal frame after the outage."""
     headers = {s.stamp_ns: s for s in sent}
-    answers = Counter(stamp_to_ns(msg.header.stamp) for _, msg in down.images)
     stamps = [stamp_to_ns(msg.header.stamp) for _, msg in down.images]
-    modes = {stamp_to_ns(status.header.stamp): status.mode for status in down.statuses}
+    answers = Counter(stamps)
+    modes = down.modes
     after = [modes.get(s.stamp_ns) for s in sent if s.stamp_ns >= thermal_back_ns]
     first_fused = next((i for i, mode in enumerate(after) if mode == FusionStatus.FUSED), len(after))
     matched = [
@@ -331,8 +341,7 @@ def thermal_visible(recording: Recording, sent: list[Sent], down: Downstream) ->
     """Of the pedestrians invisible in RGB while frames were FUSED: how many the fused image shows."""
     if recording.pedestrians is None:
         return None
-    modes = {stamp_to_ns(status.header.stamp): status.mode for status in down.statuses}
-    fused = {stamp_to_ns(msg.header.stamp): msg for _, msg in down.images}
+    modes, fused = down.modes, down.pictures
     hidden = shown = 0
     for (t_s, _), frame in list(zip(recording.rgb, sent, strict=True))[::TRUTH_STRIDE]:
         if modes.get(frame.stamp_ns) != FusionStatus.FUSED or frame.stamp_ns not in fused:
@@ -363,8 +372,7 @@ def write_pictures(
     recording: Recording, sent: list[Sent], down: Downstream, moments_s: list[float], out: Path
 ) -> None:
     """sheet.png: RGB | thermal registered | fused at `moments_s`; fused.mp4: RGB | fused, every frame."""
-    modes = {stamp_to_ns(status.header.stamp): status.mode for status in down.statuses}
-    fused = {stamp_to_ns(msg.header.stamp): msg for _, msg in down.images}
+    modes, fused = down.modes, down.pictures
     height, width = recording.rgb[0][1].shape[:2]
     hz = (len(sent) - 1) / max(recording.rgb[-1][0], 1e-9)
     video = cv2.VideoWriter(str(out / "fused.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), hz, (2 * width, height))
