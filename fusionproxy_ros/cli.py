@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from fusionproxy_ros import registration
-from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair
+from fusionproxy_ros import calibration, registration
+from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair, RegistrationError
 from fusionproxy_ros.fuser import Fuser, keep_freed_memory
 from fusionproxy_ros.normalisation import NormalisationConfig
-from fusionproxy_ros.registration import Registration, RegistrationError
+from fusionproxy_ros.registration import Registration
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -103,9 +103,9 @@ def fuse_pairs(args) -> int:
     if not rgb_paths:
         raise InputError(f"{args.rgb}: no images in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
     if args.homography:
-        register = registration.homography(registration.load_homography(args.homography))
+        register = registration.homography(calibration.load_homography(args.homography))
     elif args.calibration:
-        register = registration.extrinsic(registration.load_calibration(args.calibration), args.plane_depth_m)
+        register = registration.extrinsic(calibration.load_calibration(args.calibration), args.plane_depth_m)
     else:
         register = registration.identity()
     keep_freed_memory()

@@ -12,6 +12,10 @@ class FusionError(Exception):
     """Base of every error this package raises on purpose. The message names the cause and the cure."""
 
 
+class RegistrationError(FusionError):
+    """The thermal image cannot be moved onto the RGB grid. The message names the cause and the cure."""
+
+
 class Mode(IntEnum):
     """How much thermal information an output frame carries. Values equal those in FusionStatus.msg."""
 

@@ -4,11 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
+from fusionproxy_ros.calibration import save_calibration
 from fusionproxy_ros.cli import main
 from fusionproxy_ros.frames import Frame, Mode, Pair
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.normalisation import NormalisationConfig
-from fusionproxy_ros.registration import extrinsic, homography, save_calibration
+from fusionproxy_ros.registration import extrinsic, homography
 from fusionproxy_ros.scene import NightRoad, default_calibration
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 

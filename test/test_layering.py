@@ -6,7 +6,7 @@ from pathlib import Path
 import fusionproxy_ros
 
 ORDER = [
-    "frames", "messages", "sync", "registration", "normalisation", "student", "fuser", "worker",
+    "frames", "messages", "sync", "lens", "calibration", "registration", "normalisation", "student", "fuser", "worker",
     "parameters", "health", "transport", "node", "scene", "demo", "cli",
 ]  # fmt: skip
 ROS_SHELL = {"parameters", "health", "transport", "node", "demo"}

@@ -5,119 +5,22 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-import yaml
+from geometry import (
+    RGB_PX,
+    THERMAL_PX,
+    calibrations,
+    camera_matrix,
+    expected_positions,
+    interpolate,
+    rotation_matrix,
+    sampled_positions,
+    simple_calibration,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusionproxy_ros import registration
-from fusionproxy_ros.frames import Calibration, Camera, FusionError
-from fusionproxy_ros.registration import RegistrationError
-
-RGB_PX = (320, 240)
-THERMAL_PX = (160, 128)
-COUNTS_PER_PX = 64.0  # slope of the ramp images
-
-
-# --- the hand computation
-
-
-def rotation_matrix(rx, ry, rz):
-    cx, sx, cy, sy, cz, sz = np.cos(rx), np.sin(rx), np.cos(ry), np.sin(ry), np.cos(rz), np.sin(rz)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
-
-
-def by_hand(camera, x, y):
-    """Pixel of the ray (x, y, 1): Brown-Conrady, rational and Kannala-Brandt, straight from the papers."""
-    d = camera.d
-    if not d.any():
-        xd, yd = x, y
-    elif camera.distortion_model == "equidistant":
-        r = np.sqrt(x**2 + y**2)
-        theta = np.arctan(r)
-        theta_d = theta + d[0] * theta**3 + d[1] * theta**5 + d[2] * theta**7 + d[3] * theta**9
-        scale = np.where(r > 0, theta_d / np.where(r > 0, r, 1), 1)
-        xd, yd = x * scale, y * scale
-    else:
-        r2 = x**2 + y**2
-        k3 = d[4] if len(d) > 4 else 0.0
-        scale = 1 + d[0] * r2 + d[1] * r2**2 + k3 * r2**3
-        if len(d) == 8:
-            scale = scale / (1 + d[5] * r2 + d[6] * r2**2 + d[7] * r2**3)
-        xd = x * scale + 2 * d[2] * x * y + d[3] * (r2 + 2 * x**2)
-        yd = y * scale + d[2] * (r2 + 2 * y**2) + 2 * d[3] * x * y
-    return camera.k[0, 0] * xd + camera.k[0, 2], camera.k[1, 1] * yd + camera.k[1, 2]
-
-
-def expected_positions(calibration, depth_m, x, y):
-    """RGB pixel, thermal pixel and tan(angle to the thermal axis) of where (x, y, 1) meets z = depth_m."""
-    u, v = by_hand(calibration.rgb, x, y)
-    point = np.stack([depth_m * x, depth_m * y, np.full_like(x, depth_m)])
-    px, py, pz = calibration.rotation @ point + calibration.translation_m[:, None]
-    tx, ty = by_hand(calibration.thermal, px / pz, py / pz)
-    return u, v, tx, ty, np.hypot(px, py) / pz
-
-
-def sampled_positions(reg, thermal_px=THERMAL_PX, rgb_px=RGB_PX):
-    """Where each RGB pixel sampled the thermal image, read off registered ramp images; and the mask."""
-    ramp_x, ramp_y = np.meshgrid(*(np.arange(n, dtype=np.float32) * COUNTS_PER_PX for n in thermal_px))
-    x, y = reg.register(ramp_x, rgb_px), reg.register(ramp_y, rgb_px)
-    mask = np.ones(rgb_px[::-1], bool) if x.mask is None else x.mask
-    return x.pixels / COUNTS_PER_PX, y.pixels / COUNTS_PER_PX, mask
-
-
-def interpolate(image, u, v):
-    """Bilinear, at points inside the image."""
-    i, j = np.floor(v).astype(int), np.floor(u).astype(int)
-    a, b = v - i, u - j
-    top = (1 - b) * image[i, j] + b * image[i, j + 1]
-    return (1 - a) * top + a * ((1 - b) * image[i + 1, j] + b * image[i + 1, j + 1])
-
-
-# --- random calibrations
-
-
-def camera_matrix(size_px, focal_share, dx, dy):
-    width, height = size_px
-    f = focal_share * width
-    return np.array([[f, 0, width * (0.5 + dx)], [0, 1.02 * f, height * (0.5 + dy)], [0, 0, 1]])
-
-
-@st.composite
-def cameras(draw, size_px):
-    def number(low, high):
-        return draw(st.floats(low, high, allow_nan=False))
-
-    model = draw(st.sampled_from(["none", "plumb_bob", "rational_polynomial", "equidistant"]))
-    k = camera_matrix(size_px, number(0.7, 1.5), number(-0.05, 0.05), number(-0.05, 0.05))
-    if model == "none":
-        return Camera(*size_px, k)
-    if model == "equidistant":
-        d = [number(-0.05, 0.05), number(-0.02, 0.02), number(-0.01, 0.01), number(-0.005, 0.005)]
-    else:
-        d = [number(-0.3, 0.3), number(-0.1, 0.1), number(-0.003, 0.003), number(-0.003, 0.003)]
-        d += [number(-0.05, 0.05)] if model == "plumb_bob" else [number(-0.03, 0.03) for _ in range(4)]
-    return Camera(*size_px, k, model, np.array(d))
-
-
-@st.composite
-def calibrations(draw):
-    angles = [draw(st.floats(-0.15, 0.15)) for _ in range(3)]
-    translation_m = np.array([draw(st.floats(-0.3, 0.3)) for _ in range(3)])
-    return Calibration(
-        draw(cameras(RGB_PX)), draw(cameras(THERMAL_PX)), rotation_matrix(*angles), translation_m
-    )
-
-
-def simple_calibration(**thermal):
-    rgb = Camera(*RGB_PX, camera_matrix(RGB_PX, 0.8, 0, 0))
-    camera = Camera(
-        **{"width_px": 160, "height_px": 128, "k": camera_matrix(THERMAL_PX, 0.8, 0, 0)} | thermal
-    )
-    return Calibration(rgb, camera, np.eye(3), np.array([0.1, 0.0, 0.0]))
-
+from fusionproxy_ros.frames import Calibration, Camera, FusionError, RegistrationError
 
 # --- extrinsic
 
@@ -511,120 +414,3 @@ def test_unusable_homography_is_refused(h, cause):
 def test_image_that_is_not_thermal_is_refused(pixels):
     with pytest.raises(RegistrationError, match=r"thermal image is .*: publish one channel as mono8"):
         registration.identity().register(pixels, (4, 4))
-
-
-# --- files
-
-
-@settings(max_examples=30, deadline=None)
-@given(calibrations())
-def test_calibration_file_round_trip_is_exact(tmp_path_factory, calibration):
-    path = tmp_path_factory.mktemp("calibration") / "calibration.yaml"
-    registration.save_calibration(calibration, path)
-    loaded = registration.load_calibration(path)
-    np.testing.assert_array_equal(loaded.rotation, calibration.rotation)
-    np.testing.assert_array_equal(loaded.translation_m, calibration.translation_m)
-    for a, b in ((loaded.rgb, calibration.rgb), (loaded.thermal, calibration.thermal)):
-        assert (a.width_px, a.height_px, a.distortion_model) == (b.width_px, b.height_px, b.distortion_model)
-        np.testing.assert_array_equal(a.k, b.k)
-        np.testing.assert_array_equal(a.d, b.d)
-
-
-def test_calibration_file_has_the_layout_of_ros(tmp_path):
-    path = tmp_path / "calibration.yaml"
-    registration.save_calibration(simple_calibration(d=np.array([0.1, 0, 0, 0])), path)
-    document = yaml.safe_load(path.read_text())
-    assert list(document) == ["rgb", "thermal", "extrinsics"]
-    assert document["thermal"]["image_width"] == 160
-    assert document["thermal"]["distortion_coefficients"] == {"rows": 1, "cols": 4, "data": [0.1, 0, 0, 0]}
-    assert (
-        document["rgb"]["camera_matrix"]["rows"] == 3 and len(document["rgb"]["camera_matrix"]["data"]) == 9
-    )
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        "rgb",
-        "thermal.image_width",
-        "thermal.camera_matrix",
-        "rgb.camera_matrix.data",
-        "rgb.distortion_model",
-        "thermal.distortion_coefficients.data",
-        "extrinsics.rotation",
-        "extrinsics.translation_m",
-    ],
-)
-def test_missing_key_of_a_calibration_file_is_named(tmp_path, key):
-    path = tmp_path / "calibration.yaml"
-    registration.save_calibration(simple_calibration(), path)
-    document = yaml.safe_load(path.read_text())
-    *parents, last = key.split(".")
-    section = document
-    for parent in parents:
-        section = section[parent]
-    del section[last]
-    path.write_text(yaml.safe_dump(document))
-    with pytest.raises(RegistrationError, match=rf"calibration.yaml: key {key}[\w.]* is missing: add it"):
-        registration.load_calibration(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "cause"),
-    [
-        ("rgb: [", "cannot be read as YAML"),
-        ("just words", "no YAML mapping"),
-        ("!!python/object/apply:os.getcwd []", "cannot be read as YAML"),
-    ],
-)
-def test_file_that_is_no_calibration_is_refused(tmp_path, text, cause):
-    path = tmp_path / "calibration.yaml"
-    path.write_text(text)
-    with pytest.raises(RegistrationError, match=f"calibration.yaml.*{cause}"):
-        registration.load_calibration(path)
-    with pytest.raises(RegistrationError, match=r"absent\.yaml cannot be read"):
-        registration.load_calibration(tmp_path / "absent.yaml")
-
-
-@pytest.mark.parametrize(
-    ("value", "cause"),
-    [("words", "not numeric"), ([1.0, 2.0], r"shape \(2,\): give \(9,\)"), ([[1], 2], "not numeric")],
-)
-def test_malformed_numbers_of_a_calibration_file_are_named(tmp_path, value, cause):
-    path = tmp_path / "calibration.yaml"
-    registration.save_calibration(simple_calibration(), path)
-    document = yaml.safe_load(path.read_text())
-    document["extrinsics"]["rotation"] = value
-    path.write_text(yaml.safe_dump(document))
-    with pytest.raises(RegistrationError, match=rf"key extrinsics.rotation.*{cause}"):
-        registration.load_calibration(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("h.yaml", "homography: [1, 2, 3, 4, 5, 6, 7, 8, 9]"),
-        ("h.txt", "1 2 3\n4 5 6\n7 8 9\n"),
-        ("h.csv", "# from thermal to RGB\n1, 2, 3\n4, 5, 6\n7, 8, 9\n"),
-    ],
-)
-def test_homography_is_read_from_yaml_and_text(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    np.testing.assert_array_equal(
-        registration.load_homography(tmp_path / name), np.arange(1.0, 10).reshape(3, 3)
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "cause"),
-    [
-        ("h.yaml", "matrix: [1]", "key homography is missing: add it"),
-        ("h.yaml", "homography: [1, 2]", r"give \(9,\)"),
-        ("h.txt", "1 2 3", "holds 3 numbers: write the nine"),
-        ("h.txt", "one", "cannot be read as nine numbers"),
-    ],
-)
-def test_malformed_homography_file_is_refused(tmp_path, name, text, cause):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(RegistrationError, match=f"{name}.*{cause}"):
-        registration.load_homography(tmp_path / name)
