@@ -12,11 +12,18 @@ import cv2
 import numpy as np
 
 from fusionproxy_ros.calibration import check_calibration
-from fusionproxy_ros.frames import Calibration, RegistrationError
+from fusionproxy_ros.frames import Calibration, Camera, RegistrationError
 from fusionproxy_ros.lens import MIN_DEPTH_M, Size, numbers, project, rays, scaled
 
 FEATHER_PX = 24  # a thermal view that ends at a visible line draws the eye, and detectors, to it
 MAX_GRIDS = 4  # sizes seldom change in mid-stream; 640x480 costs 3.3 MB a grid
+MAX_ANGLE_DEG = 80.0  # of the thermal view registration by depth uses; its lens table is flat
+OUTSIDE_PX = -1e6
+CELL_MARGIN = (
+    1.2  # cells of the occlusion test against the spacing of RGB pixels: none may stay empty inside a surface
+)
+HIDDEN_PX = 1.0
+SMALLEST_WEIGHT = 1e-3  # of a valid pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +49,8 @@ class Registered:
         that no edge appears which the scene does not have.
     mask: (H, W) bool, True where a real thermal pixel lies; None when every pixel is covered.
     weight: (H, W) float32 in 0..1, positive exactly where `mask` is True, rising to 1 over FEATHER_PX
-        inwards; the frame of the RGB image itself is not feathered. None when every pixel is covered.
+        inwards; neither the frame of the RGB image itself nor occlusions are feathered. None when every pixel
+        is covered.
     valid_fraction: share of True in `mask`, 0..1.
     mask and weight are shared between frames and read-only.
     """
@@ -54,41 +62,43 @@ class Registered:
 
 
 class Registration:
-    """Moves thermal images onto the RGB grid; make one with `identity`, `homography` or `extrinsic`.
+    """Moves thermal images onto the RGB grid; make one with `identity`, `homography`, `extrinsic` or `depth`.
 
-    sampler(thermal_size_px, rgb_size_px) -> x, y, valid: thermal coordinates of every RGB pixel, each (H, W)
-    float64, and (H, W) bool. It may raise RegistrationError.
+    sampler(u, v, thermal_size_px, rgb_size_px) -> x, y, valid: thermal coordinates of the RGB pixels (u, v), all
+    (H, W) float64, and (H, W) bool. It may raise RegistrationError.
+    shift_px: (dx, dy); RGB pixel (u, v) is answered as the sampler would answer (u + dx, v + dy). A residual
+    misalignment of the thermal picture by (dx, dy), in RGB pixels, is thereby removed.
     """
 
-    def __init__(self, sampler: Callable[[Size, Size], tuple[np.ndarray, np.ndarray, np.ndarray]]):
-        @lru_cache(maxsize=MAX_GRIDS)
-        def grid(thermal_size_px: Size, rgb_size_px: Size) -> Grid | None:
-            return _grid(*sampler(thermal_size_px, rgb_size_px), thermal_size_px)
+    def __init__(self, sampler: Callable, shift_px: tuple[float, float] = (0.0, 0.0)):
+        self.shift_px = shift_px
+        self._sampler = sampler
+        self.grid = lru_cache(maxsize=MAX_GRIDS)(self._build_grid)
 
-        self.grid = grid  # None where the thermal image lies on the RGB grid already
+    def shifted(self, shift_px: tuple[float, float]) -> "Registration":
+        """The same registration with another shift; nothing is shared with this one."""
+        return Registration(self._sampler, shift_px)
 
-    def register(self, thermal_pixels: np.ndarray, rgb_size_px: Size) -> Registered:
+    def _build_grid(self, thermal_size_px: Size, rgb_size_px: Size) -> Grid | None:
+        """None where the thermal image lies on the RGB grid already. Call it as `grid`, which remembers."""
+        u, v = _pixel_grid(rgb_size_px, self.shift_px)
+        return _grid(*self._sampler(u, v, thermal_size_px, rgb_size_px), thermal_size_px)
+
+    def register(
+        self, thermal_pixels: np.ndarray, rgb_size_px: Size, depth_m: np.ndarray | None = None
+    ) -> Registered:
         """Resample one thermal image onto the RGB grid, bilinear.
 
         thermal_pixels: (h, w) uint8, uint16 or float32. NaN spreads to the pixels interpolated from it.
         rgb_size_px: (width, height) of the RGB image.
+        depth_m: of the RGB pixels; only registration by depth looks at it.
 
         Fixed-point maps place a sample to 1/64 px. cv2.remap rounds float maps to the same 1/32 px steps
         (measured on OpenCV 4.14: identical output in all three dtypes), so one map serves all; uint16 is
         interpolated in float and rounded to whole counts.
         Raises RegistrationError for another shape or dtype, or for sizes that the calibration does not allow.
         """
-        if (
-            thermal_pixels.ndim != 2
-            or not thermal_pixels.size
-            or thermal_pixels.dtype not in (np.uint8, np.uint16, np.float32)
-        ):
-            raise RegistrationError(
-                f"thermal image is {thermal_pixels.dtype} of shape {thermal_pixels.shape}: "
-                "publish one channel as mono8, mono16 or 32FC1"
-            )
-        thermal_size_px = thermal_pixels.shape[1], thermal_pixels.shape[0]
-        grid = self.grid(thermal_size_px, rgb_size_px)
+        grid = self.grid(_thermal_size_px(thermal_pixels), rgb_size_px)
         if grid is None:
             return Registered(thermal_pixels, mask=None, weight=None, valid_fraction=1.0)
         pixels = cv2.remap(thermal_pixels, grid.map_xy, grid.map_fraction, cv2.INTER_LINEAR)
@@ -126,8 +136,7 @@ def homography(h: np.ndarray) -> Registration:
         )
     inverse = np.linalg.inv(h)
 
-    def sampler(thermal_size_px: Size, rgb_size_px: Size):
-        u, v = _pixel_grid(rgb_size_px)
+    def sampler(u: np.ndarray, v: np.ndarray, thermal_size_px: Size, rgb_size_px: Size):
         x, y, w = np.einsum("ij,jhw->ihw", inverse, np.stack([u, v, np.ones_like(u)]))
         # Where the horizon of h crosses the thermal image (a ground plane's does), what lies past it is the sky
         # and would come out mirrored: keep the side that the middle of the thermal image lies on.
@@ -159,26 +168,21 @@ def extrinsic(calibration: Calibration, plane_depth_m: float, rgb_is_rectified: 
     Raises RegistrationError for a calibration that cannot be used; register() raises it for a size that does
     not fit.
     """
-    if rgb_is_rectified:
-        calibration = replace(calibration, rgb=replace(calibration.rgb, d=np.zeros(0)))
-    _check_depth(plane_depth_m, "plane_depth_m")
-    check_calibration(calibration)
+    return Registration(_plane_sampler(_checked(calibration, plane_depth_m, rgb_is_rectified), plane_depth_m))
 
-    def sampler(thermal_size_px: Size, rgb_size_px: Size):
-        rgb = scaled(calibration.rgb, rgb_size_px, "rgb")
-        thermal = scaled(calibration.thermal, thermal_size_px, "thermal")
-        u, v = _pixel_grid(rgb_size_px)
-        directions, ray_found = rays(rgb, np.stack([u.ravel(), v.ravel()], axis=1))
-        points_m = plane_depth_m * np.column_stack([directions, np.ones(len(directions))])
-        points_m = points_m @ calibration.rotation.T + calibration.translation_m
-        pixels, in_view = project(thermal, points_m)
-        return (
-            pixels[:, 0].reshape(u.shape),
-            pixels[:, 1].reshape(u.shape),
-            (ray_found & in_view).reshape(u.shape),
-        )
 
-    return Registration(sampler)
+def depth(calibration: Calibration, plane_depth_m: float, rgb_is_rectified: bool = False) -> Registration:
+    """As `extrinsic`, but each pixel at its own depth where `register` is given one, and occlusions found.
+
+    Pixels without a depth (0, NaN, infinite, negative) and frames without a depth image lie on the plane.
+    The depth image is on the RGB grid, raw or rectified as the RGB image is, z along the RGB optical axis; one
+    of another size is scaled to it (nearest neighbour).
+    A pixel is also invalid when the thermal camera cannot see its point because a nearer one hides it.
+
+    Convention and errors: as `extrinsic`. The thermal image may reach MAX_ANGLE_DEG off its axis.
+    """
+    calibration = _checked(calibration, plane_depth_m, rgb_is_rectified)
+    return _DepthRegistration(calibration, plane_depth_m)
 
 
 def parallax_error_px(calibration: Calibration, plane_depth_m: float, object_depth_m: float) -> float:
@@ -209,13 +213,20 @@ def parallax_error_px(calibration: Calibration, plane_depth_m: float, object_dep
 # --- grids
 
 
-def _pixel_grid(size_px: Size) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of every pixel centre, each (H, W) float64."""
-    return np.meshgrid(np.arange(size_px[0], dtype=np.float64), np.arange(size_px[1], dtype=np.float64))
+def _thermal_size_px(pixels: np.ndarray) -> Size:
+    if pixels.ndim != 2 or not pixels.size or pixels.dtype not in (np.uint8, np.uint16, np.float32):
+        raise RegistrationError(
+            f"thermal image is {pixels.dtype} of shape {pixels.shape}: publish one channel as mono8, mono16 or 32FC1"
+        )
+    return pixels.shape[1], pixels.shape[0]
 
 
-def _identity_sampler(thermal_size_px: Size, rgb_size_px: Size):
-    u, v = _pixel_grid(rgb_size_px)
+def _pixel_grid(size_px: Size, shift_px: tuple[float, float] = (0.0, 0.0)) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of every pixel centre plus shift, each (H, W) float64."""
+    return np.meshgrid(*(np.arange(n, dtype=np.float64) + d for n, d in zip(size_px, shift_px, strict=True)))
+
+
+def _identity_sampler(u: np.ndarray, v: np.ndarray, thermal_size_px: Size, rgb_size_px: Size):
     x = (u + 0.5) * (thermal_size_px[0] / rgb_size_px[0]) - 0.5
     y = (v + 0.5) * (thermal_size_px[1] / rgb_size_px[1]) - 0.5
     return x, y, np.ones(u.shape, bool)
@@ -251,3 +262,146 @@ def _grid(x: np.ndarray, y: np.ndarray, valid: np.ndarray, thermal_size_px: Size
 def _check_depth(depth_m: float, name: str) -> None:
     if not (np.isfinite(depth_m) and depth_m > 0):
         raise RegistrationError(f"{name} is {depth_m}: set a positive distance in metres")
+
+
+def _checked(calibration: Calibration, plane_depth_m: float, rgb_is_rectified: bool) -> Calibration:
+    """The calibration of the RGB images as they come. Raises RegistrationError."""
+    if rgb_is_rectified:
+        calibration = replace(calibration, rgb=replace(calibration.rgb, d=np.zeros(0)))
+    _check_depth(plane_depth_m, "plane_depth_m")
+    check_calibration(calibration)
+    return calibration
+
+
+def _plane_sampler(calibration: Calibration, plane_depth_m: float) -> Callable:
+    def sampler(u: np.ndarray, v: np.ndarray, thermal_size_px: Size, rgb_size_px: Size):
+        thermal = scaled(calibration.thermal, thermal_size_px, "thermal")
+        directions, found = rays(
+            scaled(calibration.rgb, rgb_size_px, "rgb"), np.stack([u.ravel(), v.ravel()], axis=1)
+        )
+        points_m = plane_depth_m * np.column_stack([directions, np.ones(len(directions))])
+        pixels, in_view = project(thermal, points_m @ calibration.rotation.T + calibration.translation_m)
+        return (*pixels.T.reshape(2, *u.shape), (found & in_view).reshape(u.shape))
+
+    return sampler
+
+
+# --- registration by depth
+
+
+@dataclass(frozen=True, eq=False)
+class _DepthView:
+    """What registration by depth needs and no frame changes; float32, arrays (H, W) of the RGB grid.
+
+    rays: (3, H, W), rotation @ ray of each pixel: depth_m * rays + translation_m is its point in the thermal
+        camera's frame. found: bool, the ray exists.
+    k: the thermal camera's (3, 3) without distortion, origin at the lens table's first cell.
+    lens: (h, w, 2), at pixel (x, y) of an undistorted thermal image of matrix `k` the raw thermal pixel.
+    cell_px: size of the occlusion test's cells, in thermal pixels.
+    rgb_px_per_thermal_px: ratio of the focal lengths.
+    """
+
+    rays: np.ndarray
+    found: np.ndarray
+    k: np.ndarray
+    lens: np.ndarray
+    cell_px: int
+    rgb_px_per_thermal_px: float
+
+
+class _DepthRegistration(Registration):
+    def __init__(self, calibration: Calibration, plane_depth_m: float, shift_px=(0.0, 0.0)):
+        super().__init__(_plane_sampler(calibration, plane_depth_m), shift_px)
+        self._calibration, self._plane_depth_m = calibration, plane_depth_m
+        self._view = lru_cache(maxsize=MAX_GRIDS)(self._build_view)
+
+    def shifted(self, shift_px: tuple[float, float]) -> "Registration":
+        return _DepthRegistration(self._calibration, self._plane_depth_m, shift_px)
+
+    def _build_view(self, thermal_size_px: Size, rgb_size_px: Size) -> _DepthView:
+        rgb = scaled(self._calibration.rgb, rgb_size_px, "rgb")
+        thermal = scaled(self._calibration.thermal, thermal_size_px, "thermal")
+        u, v = _pixel_grid(rgb_size_px, self.shift_px)
+        directions, found = rays(rgb, np.stack([u.ravel(), v.ravel()], axis=1))
+        turned = self._calibration.rotation @ np.vstack([directions.T, np.ones(len(directions))])
+        k, lens = _lens_table(thermal)
+        focal_ratio = np.sqrt(thermal.k[0, 0] * thermal.k[1, 1] / (rgb.k[0, 0] * rgb.k[1, 1]))
+        return _DepthView(
+            rays=turned.reshape(3, *u.shape).astype(np.float32),
+            found=found.reshape(u.shape),
+            k=k,
+            lens=lens,
+            cell_px=max(1, int(np.ceil(CELL_MARGIN * focal_ratio))),
+            rgb_px_per_thermal_px=float(1 / focal_ratio),
+        )
+
+    def register(
+        self, thermal_pixels: np.ndarray, rgb_size_px: Size, depth_m: np.ndarray | None = None
+    ) -> Registered:
+        if depth_m is None:
+            return super().register(thermal_pixels, rgb_size_px)
+        width_px, height_px = thermal_size_px = _thermal_size_px(thermal_pixels)
+        view = self._view(thermal_size_px, rgb_size_px)
+        if depth_m.shape != rgb_size_px[::-1]:
+            depth_m = cv2.resize(depth_m, rgb_size_px, interpolation=cv2.INTER_NEAREST)
+        known = (depth_m > 0) & (depth_m < np.inf)  # NaN is neither
+        depth_m = np.where(known, depth_m, np.float32(self._plane_depth_m))
+        tx, ty, tz = self._calibration.translation_m.astype(np.float32)
+        inverse_m = view.rays[2] * depth_m + tz
+        in_front = inverse_m >= MIN_DEPTH_M
+        np.divide(1, np.maximum(inverse_m, MIN_DEPTH_M), out=inverse_m)
+        x = (view.rays[0] * depth_m + tx) * inverse_m
+        y = (view.rays[1] * depth_m + ty) * inverse_m
+        (fx, skew, cx), (_, fy, cy), _ = view.k
+        x, y = fx * x + skew * y + cx, fy * y + cy
+        x, y = cv2.split(cv2.remap(view.lens, x, y, cv2.INTER_LINEAR, borderValue=OUTSIDE_PX))
+        # Distance to the thermal image's edge, in thermal pixels; the outermost pixels cover half a pixel more.
+        inside_px = np.minimum(
+            np.minimum(x + 0.5, width_px - 0.5 - x), np.minimum(y + 0.5, height_px - 0.5 - y)
+        )
+        mask = (inside_px > 0) & in_front & view.found
+        baseline_px = view.k[0, 0] * np.linalg.norm(self._calibration.translation_m)
+        mask &= ~_hidden(x, y, inverse_m, mask, thermal_size_px, view.cell_px, baseline_px)
+        weight = np.clip(inside_px * np.float32(view.rgb_px_per_thermal_px / FEATHER_PX), SMALLEST_WEIGHT, 1)
+        weight[~mask] = 0
+        pixels = cv2.remap(thermal_pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return Registered(pixels, mask, weight, float(mask.mean()))
+
+
+def _lens_table(thermal: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """(k, lens) of `_DepthView`: cells of one thermal pixel at the image centre, over the whole field of view."""
+    width_px, height_px = thermal.width_px, thermal.height_px
+    border = np.array(
+        [(x, y) for x in np.linspace(-1, width_px, 65) for y in (-1, height_px)]
+        + [(x, y) for y in np.linspace(-1, height_px, 65) for x in (-1, width_px)]
+    )
+    directions, found = rays(thermal, border)
+    reach = np.tan(np.radians(MAX_ANGLE_DEG))
+    if not found.all():  # the lens model ends inside the image
+        directions = np.vstack([directions[found], [(-reach, -reach), (reach, reach)]])
+    directions = directions.clip(-reach, reach) @ thermal.k[:2, :2].T
+    low, high = np.floor(directions.min(axis=0)), np.ceil(directions.max(axis=0))
+    x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
+    cells = np.stack([x.ravel(), y.ravel()], axis=1) @ np.linalg.inv(thermal.k[:2, :2]).T
+    pixels, valid = project(thermal, np.column_stack([cells, np.ones(len(cells))]))
+    pixels[~valid] = OUTSIDE_PX
+    k = thermal.k.copy()
+    k[:2, 2] = -low
+    return k.astype(np.float32), pixels.reshape(*x.shape, 2).astype(np.float32)
+
+
+def _hidden(x, y, inverse_m, mask, thermal_size_px, cell_px: int, baseline_px: float) -> np.ndarray:
+    """(H, W) bool: another RGB pixel's point is nearer on the same thermal ray (a z-buffer).
+
+    Nearer is measured in parallax: a nearer point matters if it lies on another thermal pixel than the hidden one
+    would after exchanging their depths, that is by more than HIDDEN_PX. That makes slanted ground, whose depth
+    changes fast from row to row, hide nothing of itself.
+    """
+    columns = -(-thermal_size_px[0] // cell_px)
+    rows = -(-thermal_size_px[1] // cell_px)
+    scale = np.float32(1 / cell_px)
+    cell = ((y + 0.5) * scale).astype(np.int32) * columns + ((x + 0.5) * scale).astype(np.int32)
+    cell[~mask] = 0
+    nearest = np.zeros(columns * rows, np.float32)
+    np.maximum.at(nearest, cell[mask], inverse_m[mask])
+    return (nearest[cell] - inverse_m) * np.float32(baseline_px) > HIDDEN_PX

@@ -49,10 +49,10 @@ def expected_positions(calibration, depth_m, x, y):
     return u, v, tx, ty, np.hypot(px, py) / pz
 
 
-def sampled_positions(reg, thermal_px=THERMAL_PX, rgb_px=RGB_PX):
+def sampled_positions(reg, thermal_px=THERMAL_PX, rgb_px=RGB_PX, depth_m=None):
     """Where each RGB pixel sampled the thermal image, read off registered ramp images; and the mask."""
     ramp_x, ramp_y = np.meshgrid(*(np.arange(n, dtype=np.float32) * COUNTS_PER_PX for n in thermal_px))
-    x, y = reg.register(ramp_x, rgb_px), reg.register(ramp_y, rgb_px)
+    x, y = reg.register(ramp_x, rgb_px, depth_m), reg.register(ramp_y, rgb_px, depth_m)
     mask = np.ones(rgb_px[::-1], bool) if x.mask is None else x.mask
     return x.pixels / COUNTS_PER_PX, y.pixels / COUNTS_PER_PX, mask
 

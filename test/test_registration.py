@@ -65,6 +65,30 @@ def test_thin_prism_and_tilt_agree_with_opencv(side, count):
     assert np.abs(interpolate(sampled_y, u, v) - ty).max() < 0.1
 
 
+@pytest.mark.parametrize(
+    ("model", "d"),
+    [
+        ("plumb_bob", [-0.25, 0.07, 0.001, -0.0008, 0.02]),
+        ("rational_polynomial", [-0.2, 0.05, 0.001, 0.0005, 0.01, 0.02, -0.01, 0.005]),
+        ("equidistant", [-0.03, 0.006, -0.001, 0.0002]),
+    ],
+)
+def test_extrinsic_agrees_with_opencv_undistort_and_remap(model, d):
+    depth_m = 8.0
+    calibration = replace(
+        simple_calibration(distortion_model=model, d=np.array(d)), rotation=rotation_matrix(0.02, -0.03, 0.01)
+    )
+    sampled_x, sampled_y, mask = sampled_positions(registration.extrinsic(calibration, depth_m))
+    # The plane z = depth_m induces a homography between the cameras' undistorted images; OpenCV takes any
+    # regular matrix for its rectifying "rotation".
+    plane = calibration.rotation + np.outer(calibration.translation_m, [0, 0, 1 / depth_m])
+    rectify = np.linalg.inv(plane @ np.linalg.inv(calibration.rgb.k))
+    init = cv2.fisheye.initUndistortRectifyMap if model == "equidistant" else cv2.initUndistortRectifyMap
+    x, y = init(calibration.thermal.k, np.array(d), rectify, np.eye(3), RGB_PX, cv2.CV_32FC1)
+    assert mask.mean() > 0.8
+    assert np.abs(sampled_x - x)[mask].max() < 0.1 and np.abs(sampled_y - y)[mask].max() < 0.1
+
+
 def test_rectified_rgb_skips_the_rgb_distortion_only():
     distorted = replace(simple_calibration().rgb, d=np.array([-0.3, 0.1, 0.0, 0.0, 0.0]))
     calibration = replace(simple_calibration(), rgb=distorted)
