@@ -1,5 +1,7 @@
 """Where a calibration comes from when it is a file, and the checks every calibration passes."""
 
+import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,26 +11,37 @@ from fusionproxy_ros.frames import Calibration, Camera, RegistrationError
 from fusionproxy_ros.lens import check_camera, numbers
 
 ROTATION_TOLERANCE = 1e-3
+# Kalibr's distortion_model -> ours, and how many distortion_coeffs it has. radtan is plumb_bob without k3.
+KALIBR_DISTORTION = {"radtan": ("plumb_bob", 4), "equidistant": ("equidistant", 4), "none": ("plumb_bob", 0)}
 
 
-def load_calibration(path: str | Path) -> Calibration:
-    """Read both cameras and the motion between them from one YAML file.
+def load_calibration(
+    path: str | Path, rgb_topic: str = "rgb/image_raw", thermal_topic: str = "thermal/image_raw"
+) -> Calibration:
+    """Read both cameras and the motion between them from one YAML file, ours or a Kalibr camchain.
 
-    `rgb:` and `thermal:` each hold a ROS camera calibration (image_width, image_height, camera_matrix,
-    distortion_model, distortion_coefficients; other keys are ignored); `extrinsics:` holds `rotation` (nine
-    numbers, row by row) and `translation_m` (three). OpenCV's fisheye model is "equidistant" in ROS.
+    Ours: `rgb:` and `thermal:` each hold a ROS camera calibration, as `load_camera` reads it, or the path of
+    one, relative to this file; `extrinsics:` holds `rotation` (nine numbers, row by row) and `translation_m`
+    (three). Other keys are ignored.
+
+    Kalibr's: `cam0:`, `cam1:`, ... as kalibr_calibrate_cameras writes them (Kalibr wiki, "Yaml formats"). The
+    cameras are those whose `rostopic` is rgb_topic and thermal_topic, but for a leading "/" or a trailing
+    "/compressed"; only they have to be pinhole cameras. Other cameras in the chain carry the motion on.
 
     Convention:
         frame: optical frames, x right, y down, z forward.
         pixels: centres at integers.
-        direction: p_thermal = rotation @ p_rgb + translation_m.
+        direction: p_thermal = rotation @ p_rgb + translation_m; Kalibr's T_cn_cnm1 takes a point from the
+            frame of camera n-1 to that of camera n.
     Raises RegistrationError naming the file and the key at fault.
     """
     document = _read_yaml(path)
     try:
+        if any(_kalibr_index(key) is not None for key in document):
+            return _calibration_from_kalibr(document, rgb_topic, thermal_topic)
         return Calibration(
-            rgb=_camera_from_yaml(document, "rgb"),
-            thermal=_camera_from_yaml(document, "thermal"),
+            rgb=_own_camera(document, "rgb", Path(path).parent),
+            thermal=_own_camera(document, "thermal", Path(path).parent),
             rotation=_numbers(document, "extrinsics.rotation", 9).reshape(3, 3),
             translation_m=_numbers(document, "extrinsics.translation_m", 3),
         )
@@ -37,7 +50,7 @@ def load_calibration(path: str | Path) -> Calibration:
 
 
 def save_calibration(calibration: Calibration, path: str | Path) -> None:
-    """Write the file that `load_calibration` reads; every number survives bit for bit."""
+    """Write our file that `load_calibration` reads; every number survives bit for bit."""
     document = {
         "rgb": _camera_to_yaml(calibration.rgb),
         "thermal": _camera_to_yaml(calibration.thermal),
@@ -46,9 +59,37 @@ def save_calibration(calibration: Calibration, path: str | Path) -> None:
             "translation_m": calibration.translation_m.tolist(),
         },
     }
-    Path(path).write_text(
-        yaml.safe_dump(document, sort_keys=False, default_flow_style=None), encoding="utf-8"
-    )
+    _write_yaml(document, path)
+
+
+def load_camera(path: str | Path) -> Camera:
+    """Read one camera from a ROS camera calibration, as camera_calibration and camera_info_manager write it.
+
+    Its keys image_width, image_height, camera_matrix, distortion_model and distortion_coefficients are read
+    (format: camera_calibration_parsers/src/parse_yml.cpp); the others are ignored. OpenCV's fisheye model is
+    "equidistant" in ROS.
+    Raises RegistrationError naming the file and the key at fault.
+    """
+    document = _read_yaml(path)
+    try:
+        return _camera_from_yaml(document)
+    except RegistrationError as error:
+        raise RegistrationError(f"{path}: {error}") from error
+
+
+def save_camera(camera: Camera, name: str, path: str | Path) -> None:
+    """Write the ROS camera calibration that `load_camera` and camera_info_manager read; exact to the bit.
+
+    name: camera_name, which camera_info_manager compares with the driver's. The rectified image, which ROS
+    wants described too, keeps the camera's own K: rectification_matrix is the identity, projection_matrix K|0.
+    """
+    document = _camera_to_yaml(camera)
+    size = {key: document.pop(key) for key in ("image_width", "image_height")}
+    rectified = {
+        "rectification_matrix": _matrix_to_yaml(np.eye(3)),
+        "projection_matrix": _matrix_to_yaml(np.column_stack([camera.k, np.zeros(3)])),
+    }
+    _write_yaml(size | {"camera_name": name} | document | rectified, path)
 
 
 def load_homography(path: str | Path) -> np.ndarray:
@@ -82,18 +123,24 @@ def check_calibration(calibration: Calibration) -> None:
     check_camera(calibration.rgb, "rgb")
     check_camera(calibration.thermal, "thermal")
     numbers(calibration.translation_m, (3,), "extrinsics translation_m")
-    rotation = numbers(calibration.rotation, (3, 3), "extrinsics rotation")
+    _check_rotation(numbers(calibration.rotation, (3, 3), "extrinsics rotation"), "extrinsics rotation")
+
+
+def _check_rotation(rotation: np.ndarray, name: str) -> None:
     deviation = np.abs(rotation @ rotation.T - np.eye(3)).max()
     if deviation > ROTATION_TOLERANCE:
         raise RegistrationError(
-            f"extrinsics rotation is not orthonormal: R @ R.T is off the identity by {deviation:.3g}, "
+            f"{name} is not orthonormal: R @ R.T is off the identity by {deviation:.3g}, "
             f"allowed is {ROTATION_TOLERANCE:g}; give all nine numbers, row by row, to at least 5 digits"
         )
     if np.linalg.det(rotation) < 0:
         raise RegistrationError(
-            "extrinsics rotation is a reflection (determinant -1): use optical frames (x right, y down, z "
+            f"{name} is a reflection (determinant -1): use optical frames (x right, y down, z "
             "forward) for both cameras"
         )
+
+
+# --- YAML
 
 
 def _read_yaml(path: str | Path) -> dict:
@@ -104,6 +151,12 @@ def _read_yaml(path: str | Path) -> dict:
     if not isinstance(document, dict):
         raise RegistrationError(f"{path} holds no YAML mapping: see load_calibration for the keys it needs")
     return document
+
+
+def _write_yaml(document: dict, path: str | Path) -> None:
+    # ROS too keeps a matrix on one line, however long.
+    text = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=math.inf)
+    Path(path).write_text(text, encoding="utf-8")
 
 
 def _lookup(document: dict, key: str):
@@ -122,18 +175,29 @@ def _numbers(document: dict, key: str, count: int | None = None) -> np.ndarray:
     return numbers(value, (np.size(value) if count is None else count,), f"key {key}")
 
 
-def _camera_from_yaml(document: dict, name: str) -> Camera:
-    width_px, height_px = (_lookup(document, f"{name}.{key}") for key in ("image_width", "image_height"))
+# --- our own and ROS's format
+
+
+def _own_camera(document: dict, name: str, folder: Path) -> Camera:
+    section = _lookup(document, name)
+    if isinstance(section, str):
+        return load_camera(folder / section)
+    return _camera_from_yaml(document, f"{name}.")
+
+
+def _camera_from_yaml(document: dict, prefix: str = "") -> Camera:
+    """prefix: of the dotted keys under which the camera lies, such as "rgb."."""
+    width_px, height_px = (_lookup(document, f"{prefix}{key}") for key in ("image_width", "image_height"))
     if not (isinstance(width_px, int) and isinstance(height_px, int)):
         raise RegistrationError(
-            f"keys {name}.image_width and {name}.image_height must be whole numbers of pixels"
+            f"keys {prefix}image_width and {prefix}image_height must be whole numbers of pixels"
         )
     return Camera(
         width_px=width_px,
         height_px=height_px,
-        k=_numbers(document, f"{name}.camera_matrix.data", 9).reshape(3, 3),
-        distortion_model=str(_lookup(document, f"{name}.distortion_model")),
-        d=_numbers(document, f"{name}.distortion_coefficients.data"),
+        k=_numbers(document, f"{prefix}camera_matrix.data", 9).reshape(3, 3),
+        distortion_model=str(_lookup(document, f"{prefix}distortion_model")),
+        d=_numbers(document, f"{prefix}distortion_coefficients.data"),
     )
 
 
@@ -141,7 +205,85 @@ def _camera_to_yaml(camera: Camera) -> dict:
     return {
         "image_width": camera.width_px,
         "image_height": camera.height_px,
-        "camera_matrix": {"rows": 3, "cols": 3, "data": camera.k.ravel().tolist()},
+        "camera_matrix": _matrix_to_yaml(camera.k),
         "distortion_model": camera.distortion_model,
-        "distortion_coefficients": {"rows": 1, "cols": camera.d.size, "data": camera.d.tolist()},
+        "distortion_coefficients": _matrix_to_yaml(camera.d[None]),
     }
+
+
+def _matrix_to_yaml(matrix: np.ndarray) -> dict:
+    return {"rows": matrix.shape[0], "cols": matrix.shape[1], "data": matrix.ravel().tolist()}
+
+
+# --- Kalibr's format
+
+
+def _kalibr_index(key) -> int | None:
+    """n of a key "camN"; None of another."""
+    match = re.fullmatch(r"cam(\d+)", str(key))
+    return int(match[1]) if match else None
+
+
+def _calibration_from_kalibr(document: dict, rgb_topic: str, thermal_topic: str) -> Calibration:
+    rgb, thermal = (_kalibr_camera_of(document, topic) for topic in (rgb_topic, thermal_topic))
+    motion = np.eye(4)  # from the frame of the camera that comes first in the chain to that of the other
+    for index in range(min(rgb, thermal) + 1, max(rgb, thermal) + 1):
+        motion = _rigid_motion(document, f"cam{index}.T_cn_cnm1") @ motion
+    if thermal < rgb:
+        motion = np.linalg.inv(motion)
+    return Calibration(
+        rgb=_camera_from_kalibr(document, f"cam{rgb}"),
+        thermal=_camera_from_kalibr(document, f"cam{thermal}"),
+        rotation=motion[:3, :3],
+        translation_m=motion[:3, 3],
+    )
+
+
+def _kalibr_camera_of(document: dict, topic: str) -> int:
+    """Index of the one camera that was recorded on this topic."""
+    topics = {
+        index: str(_lookup(document, f"{key}.rostopic"))
+        for key in document
+        if (index := _kalibr_index(key)) is not None
+    }
+    found = [index for index, rostopic in topics.items() if _plain(rostopic) == _plain(topic)]
+    if len(found) != 1:
+        listed = ", ".join(f"cam{index} {rostopic}" for index, rostopic in topics.items())
+        raise RegistrationError(
+            f"{len(found) or 'none'} of the cameras in this Kalibr file ({listed}) has the rostopic {topic}, "
+            f"where exactly one should: remap the node's topic to the camera's, or change its rostopic to {topic}"
+        )
+    return found[0]
+
+
+def _plain(topic: str) -> str:
+    """A topic without what differs between a recording and a subscription to the same camera."""
+    return topic.strip("/").removesuffix("/compressed")
+
+
+def _rigid_motion(document: dict, key: str) -> np.ndarray:
+    """(4, 4), checked to be a rotation and a translation in metres."""
+    motion = numbers(_lookup(document, key), (4, 4), f"key {key}")
+    _check_rotation(motion[:3, :3], f"key {key}")
+    if not np.array_equal(motion[3], (0, 0, 0, 1)):
+        raise RegistrationError(f"key {key} has the last row {motion[3].tolist()}: give [0, 0, 0, 1]")
+    return motion
+
+
+def _camera_from_kalibr(document: dict, name: str) -> Camera:
+    model, lens = (str(_lookup(document, f"{name}.{key}")) for key in ("camera_model", "distortion_model"))
+    if model != "pinhole" or lens not in KALIBR_DISTORTION:
+        raise RegistrationError(
+            f"{name} has camera_model {model} with distortion_model {lens}, which CameraInfo and this package "
+            "do not know: run kalibr_calibrate_cameras with --models pinhole-radtan, or pinhole-equi for a wide lens"
+        )
+    width_px, height_px = _numbers(document, f"{name}.resolution", 2)
+    fu, fv, pu, pv = _numbers(document, f"{name}.intrinsics", 4)
+    distortion_model, count = KALIBR_DISTORTION[lens]
+    return Camera(
+        width_px=int(width_px),
+        height_px=int(height_px),
+        k=np.array([[fu, 0, pu], [0, fv, pv], [0, 0, 1]]),
+        distortion_model=distortion_model,
+        d=_numbers(document, f"{name}.distortion_coeffs", count),
+    )

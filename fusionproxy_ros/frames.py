@@ -54,6 +54,7 @@ class Pair:
 
     skew_ns: thermal.stamp_ns - (rgb.stamp_ns + thermal_time_offset); 0 without thermal.
     thermal_age_ns: rgb.stamp_ns + thermal_time_offset - the newest thermal stamp; None before the first.
+    depth: of the RGB pixels, float32 metres ("32FC1"), or None where there is none near enough in time.
     epoch: grows by one at every clock jump; state that integrates over time starts afresh when it changes.
     """
 
@@ -63,6 +64,7 @@ class Pair:
     reason: str = ""
     skew_ns: int = 0
     thermal_age_ns: int | None = None
+    depth: Frame | None = None
     epoch: int = 0
     ready_ns: int = 0  # monotonic time of the decision
 
@@ -104,6 +106,7 @@ class Fused:
 
     pixels: (H, W, 3) uint8 in the RGB frame's channel order; the RGB frame's own pixels in PASSTHROUGH.
     thermal: (H, W) uint8, thermal on the RGB grid after normalisation; None in PASSTHROUGH.
+    mask: (H, W) bool, where `thermal` is real; None where it is real everywhere.
     valid_fraction: share of RGB pixels that a thermal pixel covers, 0..1.
     thermal_range: (low, high) in thermal counts that map to 0 and 1.
     register_ns, normalise_ns, student_ns: time spent in each stage.
@@ -113,6 +116,7 @@ class Fused:
     mode: Mode
     reason: str = ""
     thermal: np.ndarray | None = None
+    mask: np.ndarray | None = None
     valid_fraction: float = 0.0
     thermal_range: tuple[float, float] = (0.0, 0.0)
     register_ns: int = 0

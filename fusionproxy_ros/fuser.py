@@ -36,6 +36,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def luma_of(frame: Frame) -> np.ndarray:
+    """(H, W) uint8 luminance (BT.601) of a colour frame."""
+    return cv2.cvtColor(frame.pixels, cv2.COLOR_RGB2GRAY if frame.encoding == "rgb8" else cv2.COLOR_BGR2GRAY)
+
+
 def add_luma(rgb: np.ndarray, luma: np.ndarray, fused_luma: np.ndarray) -> np.ndarray:
     """Colour picture whose luminance is `fused_luma` and whose chroma is that of `rgb`.
 
@@ -83,20 +88,21 @@ class Fuser:
         if pair.thermal is None:
             return Fused(rgb.pixels, Mode.PASSTHROUGH, pair.reason)
         start_ns = time.monotonic_ns()
-        registered = registration.register(pair.thermal.pixels, rgb.size_px)
+        depth_m = pair.depth.pixels if pair.depth else None
+        registered = registration.register(pair.thermal.pixels, rgb.size_px, depth_m)
         registered_ns = time.monotonic_ns()
         normalised = self._normaliser.normalise(
             registered.pixels, registered.mask, pair.thermal.stamp_ns, pair.epoch
         )
         normalised_ns = time.monotonic_ns()
-        code = cv2.COLOR_RGB2GRAY if rgb.encoding == "rgb8" else cv2.COLOR_BGR2GRAY
-        luma = cv2.cvtColor(rgb.pixels, code)
+        luma = luma_of(rgb)
         fused_luma = self._run_student(luma, normalised.pixels, registered.weight)
         return Fused(
             pixels=add_luma(rgb.pixels, luma, fused_luma),
             mode=pair.mode,
             reason=pair.reason,
             thermal=normalised.pixels,
+            mask=registered.mask,
             valid_fraction=registered.valid_fraction,
             thermal_range=(normalised.low, normalised.high),
             register_ns=registered_ns - start_ns,

@@ -8,6 +8,8 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from fusionproxy_ros.frames import NS_PER_S, Fused, Mode, Pair
+from fusionproxy_ros.misalignment import Misalignment
+from fusionproxy_ros.rig import View
 
 try:
     from fusionproxy_ros.msg import FusionStatus
@@ -103,17 +105,23 @@ class InputHealth:
 class Health:
     """Counters since configure, and what the last second's outputs were."""
 
-    def __init__(self, rgb_topic: str, thermal_topic: str):
-        self.topics = rgb_topic, thermal_topic
+    def __init__(self, rgb_topic: str, thermal_topic: str, depth_topic: str = ""):
         self.rgb, self.thermal = InputHealth(rgb_topic), InputHealth(thermal_topic)
+        self.depth = InputHealth(depth_topic) if depth_topic else None
+        self._inputs = [one for one in (self.rgb, self.thermal, self.depth) if one]
+        self.topics = tuple(one.topic for one in self._inputs)
         self.modes: Counter[int] = Counter()
         self._recent: list[tuple[int, str, float]] = []  # (mode, reason, total_s) since the last diagnosis
         self._range = (0.0, 0.0)
-        self.error = ""  # of the worker or the calibration, until the next diagnosis
+        self.misalignment: Misalignment | None = None  # the latest estimate
+        self.error = ""  # of the worker, until the next diagnosis
 
-    def answered(self, pair: Pair, fused: Fused, start_ns: int, published_ns: int, end_ns: int):
+    def answered(
+        self, pair: Pair, fused: Fused, view: View | None, start_ns: int, published_ns: int, end_ns: int
+    ):
         """Count one output and describe it; FusionStatus, or None where the message is not installed.
 
+        view: how its thermal image was registered; None without one.
         start_ns: when the worker took the pair; published_ns: when it began publishing; end_ns: when done.
         """
         arrivals = [pair.rgb.arrival_ns] + ([pair.thermal.arrival_ns] if pair.thermal else [])
@@ -130,6 +138,10 @@ class Health:
             status.skew_s = pair.skew_ns / NS_PER_S
             status.registration_valid_fraction = fused.valid_fraction
             status.thermal_low, status.thermal_high = fused.thermal_range
+            status.parallax_error_px = 0.0 if pair.depth else view.parallax_error_px
+            status.correction_x_px, status.correction_y_px = view.registration.shift_px
+        if self.misalignment:
+            status.misalignment_x_px, status.misalignment_y_px = self.misalignment.shift_px
         if pair.thermal_age_ns is not None:
             status.thermal_age_s = pair.thermal_age_ns / NS_PER_S
         status.sync_wait_s = (pair.ready_ns - pair.rgb.arrival_ns) / NS_PER_S
@@ -154,6 +166,7 @@ class Health:
             return None
         nan = float("nan")
         status = FusionStatus(header=header, mode=int(mode), reason=reason, skew_s=nan, thermal_age_s=nan)
+        status.parallax_error_px = status.misalignment_x_px = status.misalignment_y_px = nan
         status.received = self.rgb.images.count
         status.fused, status.held = self.modes[Mode.FUSED], self.modes[Mode.HELD]
         status.passed = self.modes[Mode.PASSTHROUGH]
@@ -162,10 +175,12 @@ class Health:
         status.thermal_refused = self.thermal.refused
         return status
 
-    def diagnose(self, publishers: dict[str, int], profile: str) -> list[DiagnosticStatus]:
+    def diagnose(
+        self, publishers: dict[str, int], profile: str, misalignment_warn_px: float
+    ) -> list[DiagnosticStatus]:
         """The state since the last call, for /diagnostics. publishers: topic -> publishers now."""
         now_ns = time.monotonic_ns()
-        inputs = [one.diagnose(publishers[one.topic], now_ns, profile) for one in (self.rgb, self.thermal)]
+        inputs = [one.diagnose(publishers[one.topic], now_ns, profile) for one in self._inputs]
         recent, self._recent = self._recent, []
         modes = Counter(mode for mode, _, _ in recent)
         reasons = Counter(reason for _, reason, _ in recent if reason)
@@ -174,13 +189,23 @@ class Health:
             level, message = DiagnosticStatus.ERROR, self.error
         elif not recent:
             level, message = DiagnosticStatus.ERROR, "no output: no RGB frame arrived"
-        elif modes[Mode.FUSED] < len(recent):
+        elif reasons:
             level = DiagnosticStatus.WARN
-            message = "not every frame was fused: " + reasons.most_common(1)[0][0]
+            whole = "not every frame was fused" if modes[Mode.FUSED] < len(recent) else "fusing"
+            message = f"{whole}: {reasons.most_common(1)[0][0]}"
+        elif self.misalignment and 0 < misalignment_warn_px < self.misalignment.size_px:
+            level = DiagnosticStatus.WARN
+            dx, dy = self.misalignment.shift_px
+            message = (
+                f"thermal lies ({dx:+.1f}, {dy:+.1f}) px off RGB: calibrate again (fusionproxy calibrate), or let "
+                "registration.refine_max_px correct it"
+            )
         self.error = ""
         values = {f"{name.lower()}_last_second": modes[value] for name, value in Mode.__members__.items()}
         values |= {"dropped": self.modes[DROPPED], "refused": self.modes[REFUSED]}
         values |= {"thermal_low": self._range[0], "thermal_high": self._range[1]}
+        if self.misalignment:
+            values["misalignment_px"] = "{:+.1f}, {:+.1f}".format(*self.misalignment.shift_px)
         latencies_ms = [1e3 * total_s for _, _, total_s in recent if total_s == total_s]
         if latencies_ms:
             p50, p99 = np.percentile(latencies_ms, (50, 99))

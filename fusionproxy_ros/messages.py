@@ -133,6 +133,19 @@ def read_thermal(msg, arrival_ns: int = 0) -> Frame:
     return _frame(msg, pixels, THERMAL_ENCODINGS[pixels.dtype], arrival_ns)
 
 
+def read_depth(msg, arrival_ns: int = 0) -> Frame:
+    """Depth image of the RGB pixels as float32 metres, "32FC1", of 16UC1 millimetres or 32FC1 metres (REP 118).
+
+    Raises MessageError.
+    """
+    pixels = read_pixels(msg)
+    if pixels.dtype == np.uint16 and pixels.ndim == 2:
+        pixels = pixels * np.float32(1e-3)
+    elif pixels.dtype != np.float32:
+        raise EncodingError(f"depth is '{msg.encoding}': publish 16UC1 in mm or 32FC1 in m")
+    return _frame(msg, pixels, "32FC1", arrival_ns)
+
+
 def _decompress(msg, flags: int) -> np.ndarray:
     data = np.frombuffer(msg.data, np.uint8)
     try:
@@ -161,18 +174,32 @@ def fill_image(msg, header, pixels: np.ndarray, encoding: str):
 
 
 def read_camera_info(msg, rectified: bool = False) -> Camera:
-    """Intrinsics of a sensor_msgs/CameraInfo; checked where they are used, in registration.
+    """Intrinsics of the images that a sensor_msgs/CameraInfo goes with: its region of interest, binned.
 
+    Checked where they are used, in registration.
     rectified: of the undistorted image (P without its fourth column, no distortion), not of the raw one (K and D).
+
+    Convention: CameraInfo's K and P are of the full, unbinned image; its roi is in pixels of that image and comes
+        before binning; 0 stands for the full image and for no binning. Pixel centres are at integers, so that
+        c' + 0.5 = (c - offset + 0.5) / binning.
     """
-    size_px = msg.width, msg.height
+    k = np.array(msg.p).reshape(3, 4)[:, :3] if rectified else np.array(msg.k).reshape(3, 3)
+    roi, binning = msg.roi, np.array([max(msg.binning_x, 1), max(msg.binning_y, 1)])
+    width_px, height_px = (roi.width, roi.height) if roi.width and roi.height else (msg.width, msg.height)
+    if k[2, 2]:  # else uncalibrated, and to be seen as such
+        k[:2] /= binning[:, None]
+        k[:2, 2] += 0.5 / binning - 0.5 - (roi.x_offset, roi.y_offset) / binning
+    size_px = width_px // int(binning[0]), height_px // int(binning[1])
     if rectified:
-        return Camera(*size_px, np.array(msg.p).reshape(3, 4)[:, :3])
-    return Camera(
-        *size_px, np.array(msg.k).reshape(3, 3), msg.distortion_model or "plumb_bob", np.array(msg.d)
-    )
+        return Camera(*size_px, k)
+    return Camera(*size_px, k, msg.distortion_model or "plumb_bob", np.array(msg.d))
 
 
 def intrinsics(msg) -> tuple:
     """What of a CameraInfo says how to project; equal for two messages of one calibration."""
-    return msg.width, msg.height, msg.distortion_model, tuple(msg.d), tuple(msg.k), tuple(msg.p)
+    roi = msg.roi
+    return (
+        *(msg.width, msg.height, msg.binning_x, msg.binning_y),
+        *(roi.x_offset, roi.y_offset, roi.width, roi.height),
+        *(msg.distortion_model, tuple(msg.d), tuple(msg.k), tuple(msg.p)),
+    )

@@ -24,10 +24,11 @@ from fusionproxy_ros import messages, parameters, transport
 from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
 from fusionproxy_ros.fuser import Fuser, keep_freed_memory, overlay
 from fusionproxy_ros.health import DROPPED, REFUSED, FusionStatus, Health, InputHealth
-from fusionproxy_ros.registration import RegistrationError
+from fusionproxy_ros.rig import AlignmentWatch, Rig, View
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 from fusionproxy_ros.sync import NearestSync
-from fusionproxy_ros.worker import Worker, run_in_background
+from fusionproxy_ros.tf import TransformSource
+from fusionproxy_ros.worker import Worker
 
 
 def _told(transition):
@@ -67,16 +68,18 @@ class FusionNode(LifecycleNode):
             student = load_student(Path(p.student_path) if p.student_path else DEFAULT_STUDENT)
             self._fuser = Fuser(student, p.normalisation_config(), p.device, p.threads)
             self._fuser.warm_up()
+            self._transforms = TransformSource(self) if p.extrinsics_source == "tf" else None
         except FusionError as error:
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
-        self._infos: dict[str, CameraInfo] = {}
-        self._wanted = p, {}
-        self._build_registration(self._wanted)
         self._health = Health(
             self.resolve_topic_name("rgb/image_raw" + transport.TOPIC_SUFFIX[p.rgb_transport]),
             self.resolve_topic_name("thermal/image_raw" + transport.TOPIC_SUFFIX[p.thermal_transport]),
+            self.resolve_topic_name("depth/image") if p.registration_mode == "depth" else "",
         )
+        self._rgb_info: CameraInfo | None = None
+        self._rig = Rig(p, self._health.topics[:2], self._transforms and self._transforms.lookup)
+        self._watch = AlignmentWatch(self._rig)
         outputs = {"image": (Image, "fused/image"), "camera_info": (CameraInfo, "fused/camera_info")}
         if FusionStatus:
             outputs["status"] = (FusionStatus, "fused/status")
@@ -102,12 +105,14 @@ class FusionNode(LifecycleNode):
         self._worker = Worker(NearestSync(p.sync_config()), p.max_latency_ns, self._answer, self._skip)
         # Best effort receives from every publisher, and a lost camera_info is followed by the next.
         qos = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-        for name, topic, on_image, kind in (
-            ("rgb", health.rgb, self._on_rgb, p.rgb_transport),
-            ("thermal", health.thermal, self._on_thermal, p.thermal_transport),
+        for topic, on_image, kind in (
+            (health.rgb, self._on_rgb, p.rgb_transport),
+            (health.thermal, self._on_thermal, p.thermal_transport),
+            *([(health.depth, self._on_depth, "raw")] if health.depth else []),
         ):
             images = transport.ImageSubscription(self, topic, on_image, kind, p.reliability)
             self._unsubscribe.append(images.destroy)
+        for name, topic in ("rgb", health.rgb), ("thermal", health.thermal):
             on_info = partial(self._on_camera_info, name, topic)
             infos = self.create_subscription(CameraInfo, f"{name}/camera_info", on_info, qos)
             self._unsubscribe.append(partial(self.destroy_subscription, infos))
@@ -126,6 +131,8 @@ class FusionNode(LifecycleNode):
             self.destroy_lifecycle_publisher(publisher)
         self._outputs = {}
         self._fuser = None
+        if self._transforms:
+            self._transforms.destroy()
         return super().on_cleanup(state)
 
     @_told
@@ -162,45 +169,27 @@ class FusionNode(LifecycleNode):
         self._worker.add_rgb(frame, reason)
 
     def _on_thermal(self, msg) -> None:
+        self._enter(msg, self._health.thermal, messages.read_thermal, Worker.add_thermal)
+
+    def _on_depth(self, msg) -> None:
+        self._enter(msg, self._health.depth, messages.read_depth, Worker.add_depth)
+
+    def _enter(self, msg, health: InputHealth, read: Callable, add: Callable) -> None:
         if not self._worker:
             return
-        now_ns, health = time.monotonic_ns(), self._health.thermal
+        now_ns = time.monotonic_ns()
         health.images.tick(now_ns)
         try:
-            frame = messages.read_thermal(msg, now_ns)
+            add(self._worker, read(msg, now_ns))
         except messages.MessageError as error:
             health.refuse(str(error))
             self.get_logger().warning(f"{health.topic}: {error}", throttle_duration_sec=1.0)
-            return
-        self._worker.add_thermal(frame)
 
     def _on_camera_info(self, name: str, health: InputHealth, msg: CameraInfo) -> None:
         health.infos.tick(time.monotonic_ns())
-        previous, self._infos[name] = self._infos.get(name), msg
-        if previous is None or messages.intrinsics(previous) != messages.intrinsics(msg):
-            self._calibrate()
-
-    def _calibrate(self) -> None:
-        """Rebuild the registration in the background: a new lookup grid takes tenths of a second, frames go on."""
-        self._wanted = wanted = self._settings, dict(self._infos)
-        if self._registration[0] is None:
-            self._registration = None, "the lookup grid of the calibration is being built"
-        run_in_background(self._build_registration, wanted)
-
-    def _build_registration(self, wanted: tuple) -> None:
-        settings, infos = wanted
-        rectified = {"rgb": settings.rgb_is_rectified, "thermal": False}
-        cameras = {name: messages.read_camera_info(msg, rectified[name]) for name, msg in infos.items()}
-        registration, problem = None, ""
-        try:
-            registration = settings.registration(cameras)
-            if len(cameras) == 2:
-                registration.grid(*((cameras[n].width_px, cameras[n].height_px) for n in ("thermal", "rgb")))
-        except RegistrationError as error:
-            problem = str(error)
-            self.get_logger().warning(problem, throttle_duration_sec=1.0)
-        if wanted is self._wanted:  # else a newer calibration is being built
-            self._registration = registration, problem
+        if name == "rgb":
+            self._rgb_info = msg
+        self._rig.set_camera_info(name, msg)
 
     def _on_set_parameters(self, updates) -> SetParametersResult:
         try:
@@ -208,10 +197,9 @@ class FusionNode(LifecycleNode):
         except FusionError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if self._worker:  # what is not live waits for the next configure
-            old, self._settings = self._settings, replace(self._settings, **parameters.live_values(new))
+            self._settings = replace(self._settings, **parameters.live_values(new))
             self._worker.configure(self._settings.sync_config(), self._settings.max_latency_ns)
-            if self._settings.plane_depth_m != old.plane_depth_m:
-                self._calibrate()
+            self._rig.set_settings(self._settings)
         return SetParametersResult(successful=True)
 
     # --- worker -------------------------------------------------------------------------------------------
@@ -230,29 +218,36 @@ class FusionNode(LifecycleNode):
 
     def _fuse_and_publish(self, pair: Pair) -> None:
         start_ns = time.monotonic_ns()
-        fused = self._fuse(pair)
+        view = self._rig.view(pair) if pair.thermal else None
+        fused = self._fuse(pair, view)
         fused_ns = time.monotonic_ns()
         source, encoding = pair.rgb.source, pair.rgb.encoding
         if fused.pixels is pair.rgb.pixels and getattr(source, "encoding", None) == encoding:
             self._publish("image", source)
         else:
             self._publish("image", messages.fill_image(Image(), source.header, fused.pixels, encoding))
-        if info := self._infos.get("rgb"):
+        if info := self._rgb_info:
             info.header = source.header
             self._publish("camera_info", info)
-        self._publish("status", self._health.answered(pair, fused, start_ns, fused_ns, time.monotonic_ns()))
+        self._watch.offer(pair, fused, view, self._settings)
+        self._health.misalignment = self._watch.estimate
+        status = self._health.answered(pair, fused, view, start_ns, fused_ns, time.monotonic_ns())
+        self._publish("status", status)
         if "overlay" in self._outputs and fused.thermal is not None:
             self._publish("thermal", messages.fill_image(Image(), source.header, fused.thermal, "mono8"))
             picture = overlay(pair.rgb, fused.thermal)
             self._publish("overlay", messages.fill_image(Image(), source.header, picture, encoding))
 
-    def _fuse(self, pair: Pair) -> Fused:
+    def _fuse(self, pair: Pair, view: View | None) -> Fused:
         """Whatever is wrong with thermal, calibration or student: the RGB frame is answered."""
-        registration, problem = self._registration
-        if pair.thermal is not None and registration is None:
-            return Fused(pair.rgb.pixels, Mode.PASSTHROUGH, problem)
+        if view and view.registration is None:
+            return Fused(pair.rgb.pixels, Mode.PASSTHROUGH, view.problem)
         try:
-            return self._fuser.fuse(pair, registration)
+            fused = self._fuser.fuse(pair, view and view.registration)
+            if self._health.depth and pair.thermal and not pair.depth:
+                reason = "no depth image within registration.depth_tolerance_s: thermal lies on the plane"
+                fused = replace(fused, reason=fused.reason or reason)
+            return fused
         except Exception as error:
             self._health.error = f"{type(error).__name__}: {error}"
             self.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
@@ -263,8 +258,12 @@ class FusionNode(LifecycleNode):
             self._outputs[name].publish(msg)
 
     def _diagnose(self) -> None:
+        self._rig.follow_transforms()
+        if self._rig.problem:
+            self.get_logger().warning(f"thermal is not used: {self._rig.problem}", throttle_duration_sec=10.0)
         publishers = {topic: self.count_publishers(topic) for topic in self._health.topics}
-        array = DiagnosticArray(status=self._health.diagnose(publishers, transport.large_image_profile()))
+        profile, warn_px = transport.large_image_profile(), self._settings.misalignment_warn_px
+        array = DiagnosticArray(status=self._health.diagnose(publishers, profile, warn_px))
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
 

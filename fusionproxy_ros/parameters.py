@@ -6,15 +6,12 @@ config/fusion.yaml is the manual for users; a test holds it and this table toget
 import dataclasses
 from dataclasses import dataclass, field
 
-import numpy as np
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.parameter import Parameter
 
-from fusionproxy_ros import registration
-from fusionproxy_ros.frames import NS_PER_S, Calibration, Camera, FusionError
+from fusionproxy_ros.frames import NS_PER_S, FusionError
 from fusionproxy_ros.normalisation import NormalisationConfig, NormalisationError
-from fusionproxy_ros.registration import Registration, RegistrationError
 from fusionproxy_ros.sync import SyncConfig
 
 
@@ -99,8 +96,19 @@ class Parameters:
     registration_mode: str = _parameter(
         "registration.mode",
         "identity",
-        "identity: same field of view; homography: 3x3; extrinsic: both camera_info topics, rotation and translation.",
-        choices=("identity", "homography", "extrinsic"),
+        "identity: same field of view; homography: 3x3; extrinsic: calibrated, and a plane; depth: and depth/image.",
+        choices=("identity", "homography", "extrinsic", "depth"),
+    )
+    calibration_file: str = _parameter(
+        "registration.calibration_file",
+        "",
+        "YAML of fusionproxy calibrate, or Kalibr camchain, used instead of camera_info and the numbers here.",
+    )
+    extrinsics_source: str = _parameter(
+        "registration.extrinsics_source",
+        "parameters",
+        "parameters: rotation and translation_m, or calibration_file where given; tf: between both images' frame_ids.",
+        choices=("parameters", "tf"),
     )
     homography: tuple = _parameter(
         "registration.homography", IDENTITY_3X3, "Row-major 3x3 matrix, thermal pixel -> RGB pixel."
@@ -119,6 +127,38 @@ class Parameters:
         "Depth in m at which extrinsic registration is exact; nearer objects shift by parallax.",
         low=0.1,
         high=10_000.0,
+        live=True,
+    )
+    nearest_object_m: float = _parameter(
+        "registration.nearest_object_m",
+        3.0,
+        "Distance in m of the nearest object that matters; its parallax error on the plane is in fused/status.",
+        low=0.1,
+        high=10_000.0,
+        live=True,
+    )
+    depth_tolerance_s: float = _parameter(
+        "registration.depth_tolerance_s",
+        0.1,
+        "Largest distance in s between a depth image and the RGB frame; without one the plane is used.",
+        low=0.0,
+        high=10.0,
+        live=True,
+    )
+    misalignment_warn_px: float = _parameter(
+        "registration.misalignment_warn_px",
+        4.0,
+        "Estimated offset in px of thermal from RGB above which diagnostics warn; 0 turns the estimate off.",
+        low=0.0,
+        high=100.0,
+        live=True,
+    )
+    refine_max_px: float = _parameter(
+        "registration.refine_max_px",
+        0.0,
+        "Largest correction in px of an estimated offset; 0 corrects nothing.",
+        low=0.0,
+        high=100.0,
         live=True,
     )
     rgb_is_rectified: bool = _parameter(
@@ -174,26 +214,11 @@ class Parameters:
 
     def sync_config(self) -> SyncConfig:
         """The sync parameters in integer nanoseconds."""
-        seconds = (self.sync_tolerance_s, self.deadline_s, self.max_hold_s, self.thermal_time_offset_s)
+        seconds = (
+            *(self.sync_tolerance_s, self.deadline_s, self.max_hold_s),
+            *(self.thermal_time_offset_s, self.depth_tolerance_s),
+        )
         return SyncConfig(*(round(s * NS_PER_S) for s in seconds))
-
-    def registration(self, cameras: dict[str, Camera]) -> Registration:
-        """Registration of the chosen mode. cameras: "rgb" and "thermal", as far as their camera_info has arrived.
-
-        Raises RegistrationError, also while "extrinsic" waits for a camera.
-        """
-        if self.registration_mode == "identity":
-            return registration.identity()
-        if self.registration_mode == "homography":
-            return registration.homography(np.reshape(self.homography, (3, 3)))
-        for name in ("rgb", "thermal"):
-            if name not in cameras:
-                raise RegistrationError(
-                    f"waiting for {name}/camera_info: publish it or set registration.mode"
-                )
-        rotation, translation_m = np.reshape(self.rotation, (3, 3)), np.array(self.translation_m)
-        calibration = Calibration(cameras["rgb"], cameras["thermal"], rotation, translation_m)
-        return registration.extrinsic(calibration, self.plane_depth_m, self.rgb_is_rectified)
 
     def normalisation_config(self) -> NormalisationConfig:
         """Raises NormalisationError."""

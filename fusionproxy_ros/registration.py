@@ -79,6 +79,10 @@ class Registration:
         """The same registration with another shift; nothing is shared with this one."""
         return Registration(self._sampler, shift_px)
 
+    def prepare(self, thermal_size_px: Size, rgb_size_px: Size) -> None:
+        """Build now what `register` needs for images of these sizes, and remember it. Raises RegistrationError."""
+        self.grid(thermal_size_px, rgb_size_px)
+
     def _build_grid(self, thermal_size_px: Size, rgb_size_px: Size) -> Grid | None:
         """None where the thermal image lies on the RGB grid already. Call it as `grid`, which remembers."""
         u, v = _pixel_grid(rgb_size_px, self.shift_px)
@@ -317,6 +321,10 @@ class _DepthRegistration(Registration):
 
     def shifted(self, shift_px: tuple[float, float]) -> "Registration":
         return _DepthRegistration(self._calibration, self._plane_depth_m, shift_px)
+
+    def prepare(self, thermal_size_px: Size, rgb_size_px: Size) -> None:
+        super().prepare(thermal_size_px, rgb_size_px)
+        self._view(thermal_size_px, rgb_size_px)
 
     def _build_view(self, thermal_size_px: Size, rgb_size_px: Size) -> _DepthView:
         rgb = scaled(self._calibration.rgb, rgb_size_px, "rgb")

@@ -1,4 +1,4 @@
-"""Pairs two stamped streams: nearest match, offset, deadline, hold, drop-out, clock jump.
+"""Pairs stamped streams: nearest match, offset, deadline, hold, drop-out, clock jump.
 
 Integer nanoseconds throughout and no clock of its own: time passes only by the arrival_ns of frames and by poll().
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fusionproxy_ros.frames import Frame, Mode, Pair
 
 THERMAL_BUFFER = 32  # frames; bounds memory whatever the stamps do
+DEPTH_BUFFER = 8
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class SyncConfig:
     deadline_ns: how long after its arrival an RGB frame waits for a better thermal frame.
     max_hold_ns: age up to which the last thermal frame may be HELD.
     thermal_time_offset_ns: added to RGB stamps to get the thermal camera's clock.
+    depth_tolerance_ns: largest distance in time of the depth image, which no frame waits for.
     """
 
     tolerance_ns: int = 60_000_000
     deadline_ns: int = 40_000_000
     max_hold_ns: int = 500_000_000
     thermal_time_offset_ns: int = 0
+    depth_tolerance_ns: int = 100_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,7 @@ class NearestSync:
         self.epoch = 0
         self._waiting: deque[_Waiting] = deque()
         self._thermal: deque[Frame] = deque(maxlen=THERMAL_BUFFER)  # ascending stamps
+        self._depth: deque[Frame] = deque(maxlen=DEPTH_BUFFER)
         self._last_rgb_ns: int | None = None
 
     def add_rgb(self, frame: Frame, passthrough_reason: str = "") -> list[Pair]:
@@ -64,6 +68,10 @@ class NearestSync:
             pairs = self._jump(frame.stamp_ns, frame.arrival_ns)
         self._thermal.append(frame)
         return pairs + self.poll(frame.arrival_ns)
+
+    def add_depth(self, frame: Frame) -> None:
+        """Enter a depth image, stamped by the RGB camera's clock; it decides nothing."""
+        self._depth.append(frame)
 
     def poll(self, now_ns: int) -> list[Pair]:
         """Decide every frame that can be or must be decided at `now_ns`."""
@@ -101,7 +109,12 @@ class NearestSync:
             thermal, mode, reason = self._choose(target_ns)
         skew_ns = thermal.stamp_ns - target_ns if thermal else 0
         age_ns = target_ns - self._thermal[-1].stamp_ns if self._thermal else None
-        return Pair(rgb, thermal, mode, reason, skew_ns, age_ns, self.epoch, now_ns)
+        depth = self._nearest_depth(rgb.stamp_ns) if thermal else None
+        return Pair(rgb, thermal, mode, reason, skew_ns, age_ns, depth, self.epoch, now_ns)
+
+    def _nearest_depth(self, stamp_ns: int) -> Frame | None:
+        near = [f for f in self._depth if abs(f.stamp_ns - stamp_ns) <= self.config.depth_tolerance_ns]
+        return min(near, key=lambda frame: abs(frame.stamp_ns - stamp_ns), default=None)
 
     def _choose(self, target_ns: int) -> tuple[Frame | None, Mode, str]:
         if not self._thermal:
@@ -121,5 +134,6 @@ class NearestSync:
         self._waiting.clear()
         kept = [] if to_ns is None else [frame for frame in self._thermal if frame.stamp_ns <= to_ns]
         self._thermal = deque(kept, maxlen=THERMAL_BUFFER)
+        self._depth.clear()
         self.epoch += 1
         return pairs

@@ -54,6 +54,11 @@ class Worker:
         with self._wake:
             self._enqueue(self._sync.add_thermal(frame))
 
+    def add_depth(self, frame: Frame) -> None:
+        """As NearestSync.add_depth."""
+        with self._wake:
+            self._sync.add_depth(frame)
+
     def reset(self) -> None:
         """The clock jumped: as NearestSync.reset."""
         with self._wake:

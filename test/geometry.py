@@ -103,3 +103,19 @@ def simple_calibration(**thermal):
         **{"width_px": 160, "height_px": 128, "k": camera_matrix(THERMAL_PX, 0.8, 0, 0)} | thermal
     )
     return Calibration(rgb, camera, np.eye(3), np.array([0.1, 0.0, 0.0]))
+
+
+def street(size_px, shift_px=(0, 0)):
+    """RGB, and thermal of inverted contrast that lies off it by `shift_px`: blocks of many sizes and places."""
+    width, height = size_px
+    canvas = np.full((height + 80, width + 80), 90, np.uint8)
+    rng = np.random.default_rng(3)
+    for _ in range(120):
+        x, y = rng.integers(0, width + 60), rng.integers(0, height + 60)
+        w, h = rng.integers(8, 60, 2)
+        canvas[y : y + h, x : x + w] = rng.integers(20, 230)
+    noise = rng.normal(0, 2, (2, height, width))
+    dx, dy = shift_px
+    rgb = canvas[40 : 40 + height, 40 : 40 + width] + noise[0]
+    thermal = 255 - canvas[40 - dy : 40 - dy + height, 40 - dx : 40 - dx + width] + noise[1]
+    return (np.clip(p, 0, 255).astype(np.uint8) for p in (rgb, thermal))

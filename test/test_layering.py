@@ -6,10 +6,10 @@ from pathlib import Path
 import fusionproxy_ros
 
 ORDER = [
-    "frames", "messages", "sync", "lens", "calibration", "registration", "normalisation", "student", "fuser", "worker",
-    "parameters", "health", "transport", "node", "scene", "demo", "cli",
+    "frames", "messages", "sync", "lens", "calibration", "registration", "misalignment", "normalisation",
+    "student", "fuser", "worker", "parameters", "rig", "health", "transport", "tf", "node", "scene", "demo", "cli",
 ]  # fmt: skip
-ROS_SHELL = {"parameters", "health", "transport", "node", "demo"}
+ROS_SHELL = {"parameters", "health", "transport", "tf", "node", "demo"}
 ROS = {
     "rclpy",
     "sensor_msgs",
@@ -18,6 +18,7 @@ ROS = {
     "diagnostic_msgs",
     "ament_index_python",
     "lifecycle_msgs",
+    "tf2_ros",
 }
 PACKAGE = Path(fusionproxy_ros.__file__).parent
 

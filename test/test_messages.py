@@ -167,9 +167,14 @@ def test_a_compressed_image_that_claims_an_absurd_size_is_refused():
         messages.read_rgb(SimpleNamespace(header=header(), format="png", data=bytes(data)))
 
 
+def roi(x_offset=0, y_offset=0, width=0, height=0):
+    return SimpleNamespace(x_offset=x_offset, y_offset=y_offset, width=width, height=height)
+
+
 def camera_info(**changes):
     k, p = np.diag([500.0, 510.0, 1.0]), np.hstack([np.diag([400.0, 410.0, 1.0]), [[9.0], [0.0], [0.0]]])
     fields = {"width": 640, "height": 480, "distortion_model": "plumb_bob", "d": [0.1, 0, 0, 0, 0]}
+    fields |= {"binning_x": 0, "binning_y": 0, "roi": roi()}
     return SimpleNamespace(**fields | {"k": list(k.ravel()), "p": list(p.ravel())} | changes)
 
 
@@ -180,7 +185,58 @@ def test_camera_info_of_a_raw_image_is_k_and_d_and_of_a_rectified_one_p():
     assert rectified.k.shape == (3, 3)
 
 
-@pytest.mark.parametrize("change", [{"width": 320}, {"k": [1.0] * 9}, {"p": [1.0] * 12}, {"d": []}])
+@pytest.mark.parametrize("rectified", [False, True])
+def test_a_binned_region_of_interest_sees_a_ray_where_its_pixels_lie_in_the_full_image(rectified):
+    full = messages.read_camera_info(camera_info(), rectified)
+    part = messages.read_camera_info(
+        camera_info(roi=roi(100, 60, 480, 360), binning_x=2, binning_y=3), rectified
+    )
+    assert (part.width_px, part.height_px) == (240, 120)
+    ray = np.array([0.07, -0.03, 1.0])
+    x, y = (full.k @ ray)[:2]
+    # Pixel i of the part averages the full image's columns 100 + 2 i and the next: its centre is between them.
+    i, j = (part.k @ ray)[:2]
+    assert (100 + 2 * i + 0.5, 60 + 3 * j + 1) == pytest.approx((x, y))
+
+
+def test_an_uncalibrated_camera_info_stays_recognisable():
+    blank = camera_info(k=[0.0] * 9, roi=roi(10, 10, 100, 100), binning_x=2, binning_y=2)
+    assert not messages.read_camera_info(blank).k.any()
+
+
+def depth_message(pixels, encoding):
+    height, width = pixels.shape
+    step, data = pixels.strides[0], pixels.tobytes()
+    return SimpleNamespace(
+        header=header(), height=height, width=width, encoding=encoding, step=step, data=data, is_bigendian=0
+    )
+
+
+def test_depth_in_millimetres_and_in_metres_is_the_same_depth():
+    mm = np.array([[0, 1500], [20_000, 65_535]], np.uint16)
+    metres = messages.read_depth(depth_message(mm.astype(np.float32) / 1000, "32FC1")).pixels
+    for encoding in ("16UC1", "mono16"):
+        frame = messages.read_depth(depth_message(mm, encoding))
+        np.testing.assert_allclose(frame.pixels, metres)
+        assert frame.pixels.dtype == np.float32 and frame.encoding == "32FC1"
+
+
+def test_depth_in_another_encoding_is_refused():
+    with pytest.raises(MessageError, match="depth is 'mono8': publish 16UC1 in mm or 32FC1 in m"):
+        messages.read_depth(depth_message(np.zeros((4, 4), np.uint8), "mono8"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": 320},
+        {"k": [1.0] * 9},
+        {"p": [1.0] * 12},
+        {"d": []},
+        {"binning_x": 2},
+        {"roi": roi(0, 8, 640, 400)},
+    ],
+)
 def test_a_changed_calibration_is_noticed_and_an_equal_one_is_not(change):
     assert messages.intrinsics(camera_info()) == messages.intrinsics(camera_info())
     assert messages.intrinsics(camera_info(**change)) != messages.intrinsics(camera_info())

@@ -153,3 +153,31 @@ def test_memory_is_bounded_when_thermal_runs_without_rgb(count):
     for i in range(count):
         sync.add_thermal(frame(i))
     assert len(sync._thermal) <= 32
+
+
+def test_each_pair_gets_the_depth_nearest_to_its_rgb_within_the_tolerance_and_waits_for_none():
+    sync = NearestSync(SyncConfig(depth_tolerance_ns=50 * MS))
+    early, near, late = frame(0), frame(90), frame(160)
+    for depth in (early, near, late):
+        sync.add_depth(depth)
+    sync.add_thermal(frame(100))
+    assert sync.add_rgb(frame(100))[0].depth is near
+    sync.add_thermal(frame(1000))
+    assert sync.add_rgb(frame(1000))[0].depth is None
+
+
+def test_depth_ignores_the_thermal_clock_and_is_forgotten_at_a_jump():
+    sync = NearestSync(SyncConfig(thermal_time_offset_ns=5000 * MS, depth_tolerance_ns=50 * MS))
+    depth = frame(100)
+    sync.add_depth(depth)
+    sync.add_thermal(frame(5100))
+    assert sync.add_rgb(frame(100))[0].depth is depth
+    sync.add_thermal(frame(5050))
+    assert sync.add_rgb(frame(50))[0].depth is None
+
+
+def test_depth_images_do_not_pile_up():
+    sync = NearestSync(SyncConfig())
+    for stamp_ms in range(10_000):
+        sync.add_depth(frame(stamp_ms))
+    assert len(sync._depth) <= 8

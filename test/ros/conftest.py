@@ -4,12 +4,16 @@ import os
 import random
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 try:
     import rclpy
+    from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+    from rcl_interfaces.srv import SetParameters
 
     from fusionproxy_ros import demo
 
@@ -59,6 +63,27 @@ class Graph:
 
     def downstream(self, *args, **kwargs):
         return demo.Downstream(self.node, *args, **kwargs)
+
+    def call(self, kind, name, request):
+        """Call a service of the node. An answer sent before the node has discovered this client is lost: ask again."""
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(30)
+        time.sleep(0.5)
+        for _ in range(4):
+            future = client.call_async(request)
+            with suppress(demo.DemoError):
+                demo.wait_until(future.done, 5, name)
+                return future.result()
+        raise AssertionError(f"{name} does not answer")
+
+    def set_parameter(self, name, value):
+        """Result of setting one parameter of the fusion node."""
+        kind = {float: ParameterType.PARAMETER_DOUBLE, str: ParameterType.PARAMETER_STRING}[type(value)]
+        field = {float: "double_value", str: "string_value"}[type(value)]
+        request = SetParameters.Request(
+            parameters=[Parameter(name=name, value=ParameterValue(type=kind, **{field: value}))]
+        )
+        return self.call(SetParameters, "fusion/set_parameters", request).results[0]
 
 
 @pytest.fixture

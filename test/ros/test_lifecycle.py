@@ -2,48 +2,23 @@
 
 import signal
 import time
-from contextlib import suppress
 
 import numpy as np
 import pytest
 from fusionproxy_ros.msg import FusionStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
 
-from fusionproxy_ros.demo import DemoError, wait_until
-
-
-def call(graph, kind, name, request):
-    """Call a service of the node. An answer sent before the node has discovered this client is lost: ask again."""
-    client = graph.node.create_client(kind, name)
-    assert client.wait_for_service(30)
-    time.sleep(0.5)
-    for _ in range(4):
-        future = client.call_async(request)
-        with suppress(DemoError):
-            wait_until(future.done, 5, name)
-            return future.result()
-    raise AssertionError(f"{name} does not answer")
+from fusionproxy_ros.demo import wait_until
 
 
 def change(graph, transition):
     request = ChangeState.Request(transition=Transition(id=transition))
-    return call(graph, ChangeState, "fusion/change_state", request).success
+    return graph.call(ChangeState, "fusion/change_state", request).success
 
 
 def state(graph):
-    return call(graph, GetState, "fusion/get_state", GetState.Request()).current_state.label
-
-
-def set_parameter(graph, name, value):
-    kind = {float: ParameterType.PARAMETER_DOUBLE, str: ParameterType.PARAMETER_STRING}[type(value)]
-    field = {float: "double_value", str: "string_value"}[type(value)]
-    request = SetParameters.Request(
-        parameters=[Parameter(name=name, value=ParameterValue(type=kind, **{field: value}))]
-    )
-    return call(graph, SetParameters, "fusion/set_parameters", request).results[0]
+    return graph.call(GetState, "fusion/get_state", GetState.Request()).current_state.label
 
 
 def test_transitions_are_obeyed_and_an_inactive_node_listens_to_nothing(graph):
@@ -78,14 +53,14 @@ def test_a_live_parameter_takes_effect_and_an_impossible_value_is_refused_with_t
     graph.fusion()
     down, cameras = graph.downstream(), graph.cameras()
     picture = np.zeros((64, 64, 3), np.uint8)
-    assert set_parameter(graph, "thermal_time_offset_s", 100.0).successful
+    assert graph.set_parameter("thermal_time_offset_s", 100.0).successful
     cameras.publish("thermal", 101 * 10**9, picture[..., 0])
     cameras.publish("rgb", 10**9, picture)
     wait_until(lambda: down.statuses, 10, "answer")
     assert down.statuses[0].mode == FusionStatus.FUSED and down.statuses[0].skew_s == 0
-    refused = set_parameter(graph, "registration.mode", "magic")
+    refused = graph.set_parameter("registration.mode", "magic")
     assert not refused.successful and "choose one of identity, homography, extrinsic" in refused.reason
-    assert not set_parameter(graph, "deadline_s", -1.0).successful
+    assert not graph.set_parameter("deadline_s", -1.0).successful
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

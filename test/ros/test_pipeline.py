@@ -153,7 +153,7 @@ def test_extrinsic_mode_without_camera_info_passes_rgb_and_says_what_it_waits_fo
     cameras.publish("rgb", 10**9, picture)
     wait_until(lambda: down.statuses and down.images, 10, "answer")
     assert down.statuses[0].mode == FusionStatus.PASSTHROUGH
-    assert down.statuses[0].reason == "waiting for rgb/camera_info: publish it or set registration.mode"
+    assert down.statuses[0].reason.startswith("waiting for rgb/camera_info: publish it, or set registration.")
 
 
 def test_where_the_status_message_was_not_generated_the_node_fuses_all_the_same(graph):

@@ -1,0 +1,227 @@
+"""What the node knows of where its cameras are, followed while it runs: a Registration for the frames of now."""
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import cv2
+import numpy as np
+
+from fusionproxy_ros import messages, registration
+from fusionproxy_ros.calibration import load_calibration, load_homography
+from fusionproxy_ros.frames import NS_PER_S, Calibration, Fused, FusionError, Mode, Pair, RegistrationError
+from fusionproxy_ros.fuser import luma_of
+from fusionproxy_ros.lens import Size
+from fusionproxy_ros.misalignment import Misalignment, MisalignmentMonitor, refine
+from fusionproxy_ros.parameters import Parameters
+from fusionproxy_ros.registration import Registration
+from fusionproxy_ros.worker import run_in_background
+
+PATIENCE_S = (
+    0.03  # a frame waits that long for the lookup grid it asked for: identity and homography are ready then
+)
+CHECK_PERIOD_NS = 300_000_000  # between looks at the misalignment, in stamp time
+STALE_NS = 2 * NS_PER_S  # an estimate without a successor
+MOVED_RAD, MOVED_M = (
+    2e-4,
+    1e-3,
+)  # TF that differs by less is the same: 2e-4 rad is 0.1 px at a focal length of 500 px
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the rig has to offer for frames of these sizes.
+
+    registration: None while it cannot be had, and `problem` says why.
+    parallax_error_px: of an object at nearest_object_m, because it is not on the plane; NaN without a plane.
+    """
+
+    sizes_px: tuple[Size, Size] | None  # thermal, RGB
+    registration: Registration | None
+    problem: str
+    parallax_error_px: float = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """Everything a View is made of. infos: CameraInfo by camera, as far as they have come."""
+
+    settings: Parameters
+    sizes_px: tuple[Size, Size] | None
+    infos: dict
+    extrinsics: tuple[np.ndarray, np.ndarray] | str = "waiting for TF"  # or why there are none
+    shift_px: tuple[float, float] = (0.0, 0.0)
+
+
+class Rig:
+    """Thread-safe. Lookup grids take tenths of a second, so they are built in the background and frames go on.
+
+    topics: of the RGB and the thermal images, by which a Kalibr file names its cameras.
+    lookup: (rgb_frame, thermal_frame) -> rotation, translation_m, from TF; None where it is not used.
+    """
+
+    def __init__(self, settings: Parameters, topics: tuple[str, str], lookup: Callable | None = None):
+        self._topics, self._lookup = topics, lookup
+        self._lock = threading.Lock()
+        self._built = threading.Event()
+        self._frame_ids = {"rgb": "", "thermal": ""}
+        self._wanted = _Wanted(settings, None, {})
+        self._view = View(None, None, "")
+
+    @property
+    def shift_px(self) -> tuple[float, float]:
+        """The correction of a misalignment that frames get, or will as soon as its grid is built."""
+        return self._wanted.shift_px
+
+    @property
+    def problem(self) -> str:
+        return self._view.problem
+
+    def view(self, pair: Pair) -> View:
+        """For one pair with a thermal frame. A new size is prepared; until then there is no registration."""
+        self._frame_ids = {"rgb": pair.rgb.frame_id, "thermal": pair.thermal.frame_id}
+        sizes_px = pair.thermal.size_px, pair.rgb.size_px
+        if self._wanted.sizes_px != sizes_px:
+            self._want(sizes_px=sizes_px)
+            self._built.wait(PATIENCE_S)
+        view = self._view
+        if view.sizes_px != sizes_px:
+            return View(None, None, "the lookup grid of the calibration is being built")
+        return view
+
+    def set_camera_info(self, name: str, msg) -> None:
+        """A sensor_msgs/CameraInfo of "rgb" or "thermal"; only one that projects differently changes anything."""
+        previous = self._wanted.infos.get(name)
+        if previous is None or messages.intrinsics(previous) != messages.intrinsics(msg):
+            self._want(infos=self._wanted.infos | {name: msg}, shift_px=(0.0, 0.0))
+
+    def set_settings(self, settings: Parameters) -> None:
+        """Parameters that may have changed."""
+        if settings != self._wanted.settings:
+            shift_px = self.shift_px if settings.refine_max_px else (0.0, 0.0)
+            self._want(settings=settings, shift_px=shift_px)
+
+    def set_shift(self, shift_px: tuple[float, float]) -> None:
+        """Correct a misalignment, see Registration; forgotten when the calibration changes."""
+        self._want(shift_px=shift_px)
+
+    def follow_transforms(self) -> None:
+        """Look TF up once more; call it about once a second."""
+        if self._lookup is None or not self._wanted.sizes_px:  # nobody has said yet which frames
+            return
+        previous = self._wanted.extrinsics
+        try:
+            extrinsics = self._lookup(self._frame_ids["rgb"], self._frame_ids["thermal"])
+        except RegistrationError as error:
+            if isinstance(previous, str) and previous != str(error):
+                self._want(extrinsics=str(error))
+            return  # what was once known holds until something else is known
+        if isinstance(previous, str) or _moved(previous, extrinsics):
+            self._want(extrinsics=extrinsics, shift_px=(0.0, 0.0))
+
+    def _want(self, **changes) -> None:
+        with self._lock:
+            self._wanted = wanted = replace(self._wanted, **changes)
+            self._built.clear()
+        if wanted.sizes_px:
+            run_in_background(self._build, wanted)
+
+    def _build(self, wanted: _Wanted) -> None:
+        if wanted is not self._wanted:  # overtaken before it began
+            return
+        try:
+            built, parallax_error_px = self._registration(wanted)
+            if any(wanted.shift_px):
+                built = built.shifted(wanted.shift_px)
+            built.prepare(*wanted.sizes_px)
+            view = View(wanted.sizes_px, built, "", parallax_error_px)
+        except RegistrationError as error:
+            view = View(wanted.sizes_px, None, str(error))
+        with self._lock:
+            if wanted is self._wanted:  # else a newer one is being built
+                self._view = view
+                self._built.set()
+
+    def _registration(self, wanted: _Wanted) -> tuple[Registration, float]:
+        settings = wanted.settings
+        if settings.registration_mode == "identity":
+            return registration.identity(), math.nan
+        if settings.registration_mode == "homography":
+            if settings.calibration_file:
+                return registration.homography(load_homography(settings.calibration_file)), math.nan
+            return registration.homography(np.reshape(settings.homography, (3, 3))), math.nan
+        calibration = self._calibration(wanted)
+        make = {"extrinsic": registration.extrinsic, "depth": registration.depth}[settings.registration_mode]
+        plane_m = settings.plane_depth_m
+        error_px = registration.parallax_error_px(calibration, plane_m, settings.nearest_object_m)
+        return make(calibration, plane_m, settings.rgb_is_rectified), error_px
+
+    def _calibration(self, wanted: _Wanted) -> Calibration:
+        """Cameras from the file or their camera_info; the motion between them from TF, the file or parameters."""
+        settings, cameras = wanted.settings, {}
+        file = (
+            load_calibration(settings.calibration_file, *self._topics) if settings.calibration_file else None
+        )
+        for name in ("rgb", "thermal"):
+            rectified = name == "rgb" and settings.rgb_is_rectified  # which only camera_info's P describes
+            if file and not rectified:
+                cameras[name] = getattr(file, name)
+            elif name in wanted.infos:
+                cameras[name] = messages.read_camera_info(wanted.infos[name], rectified)
+            else:
+                raise RegistrationError(
+                    f"waiting for {name}/camera_info: publish it, or set registration.calibration_file "
+                    "or another registration.mode"
+                )
+        if settings.extrinsics_source == "tf":
+            if isinstance(wanted.extrinsics, str):
+                raise RegistrationError(wanted.extrinsics)
+            rotation, translation_m = wanted.extrinsics
+        elif file:
+            rotation, translation_m = file.rotation, file.translation_m
+        else:
+            rotation, translation_m = np.reshape(settings.rotation, (3, 3)), np.array(settings.translation_m)
+        return Calibration(cameras["rgb"], cameras["thermal"], rotation, translation_m)
+
+
+def _moved(before: tuple, after: tuple) -> bool:
+    turn, _ = cv2.Rodrigues(before[0].T @ after[0])
+    return np.linalg.norm(turn) > MOVED_RAD or np.linalg.norm(before[1] - after[1]) > MOVED_M
+
+
+class AlignmentWatch:
+    """Looks at the fused stream a few times a second, in the background, for thermal that lies beside RGB.
+
+    estimate: the latest answer; None while the pictures give none. It also refines `rig` where settings allow.
+    """
+
+    def __init__(self, rig: Rig):
+        self._rig, self._monitor = rig, MisalignmentMonitor()
+        self._busy = False
+        self._last_ns = 0
+        self.estimate: Misalignment | None = None
+
+    def offer(self, pair: Pair, fused: Fused, view: View, settings: Parameters) -> None:
+        """One answered pair; looked at when it is FUSED, the last one is done with, and long enough ago."""
+        if self.estimate and abs(pair.rgb.stamp_ns - self.estimate.stamp_ns) > STALE_NS:
+            self.estimate = None
+        due = abs(pair.rgb.stamp_ns - self._last_ns) >= CHECK_PERIOD_NS
+        if settings.misalignment_warn_px and due and not self._busy and fused.mode is Mode.FUSED:
+            self._busy, self._last_ns = True, pair.rgb.stamp_ns
+            run_in_background(partial(self._look, pair, fused, view.registration, settings.refine_max_px))
+
+    def _look(self, pair: Pair, fused: Fused, used: Registration, refine_max_px: float) -> None:
+        try:
+            epoch = pair.epoch, used
+            luma = luma_of(pair.rgb)
+            self.estimate = self._monitor.update(luma, fused.thermal, fused.mask, pair.rgb.stamp_ns, epoch)
+            if refine_max_px and used.shift_px == self._rig.shift_px:  # else a correction is on its way
+                shift_px = refine(used.shift_px, self.estimate, refine_max_px)
+                if shift_px != used.shift_px:
+                    self._rig.set_shift(shift_px)
+        except FusionError:  # images too small to compare
+            self.estimate = None
+        finally:
+            self._busy = False
