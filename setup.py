@@ -18,6 +18,7 @@ setup(
         "numpy>=1.26",
         "opencv-python-headless>=4.9,<5",
         "pyyaml>=6",
+        "rosbags>=0.10",
         "safetensors>=0.4",
         "torch>=2.2",
         "tqdm>=4.66",

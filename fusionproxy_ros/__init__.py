@@ -1,7 +1,7 @@
 """Thermal sight for any RGB perception stack, as a ROS 2 package.
 
 The path of one frame, in the order of the files: frames, messages, sync, lens, calibration, registration,
-normalisation, student, fuser, worker, parameters, health, transport, node.
+alignment, misalignment, normalisation, student, fuser, worker, parameters, rig, health, transport, tf, node.
 """
 
 from pkgutil import extend_path

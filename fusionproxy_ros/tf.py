@@ -11,19 +11,14 @@ LATEST = Time()
 
 
 class TransformSource:
-    """Listens to /tf and /tf_static on the node's executor; it has no thread of its own and waits for nothing.
-
-    Raises RegistrationError where tf2_ros is not installed.
-    """
+    """Listens to /tf and /tf_static on the node's executor; it has no thread of its own and waits for nothing."""
 
     def __init__(self, node):
         try:
             import tf2_ros
-        except ImportError as error:
-            raise RegistrationError(
-                f"registration.extrinsics_source is tf, but tf2_ros cannot be imported ({error}): "
-                "apt install ros-$ROS_DISTRO-tf2-ros-py, or set registration.extrinsics_source to parameters"
-            ) from error
+        except ImportError as error:  # every lookup will say so, and RGB goes on
+            self._listener, self._missing = None, str(error)
+            return
         self._error = tf2_ros.TransformException
         # Without the node, with which the buffer would offer a service and, up to Jazzy's 0.36.4, raise a TypeError
         # at every clock jump.
@@ -43,8 +38,14 @@ class TransformSource:
         Convention:
             frame: both frames are optical, x right, y down, z forward.
             direction: p_thermal = rotation @ p_rgb + translation_m.
-        Raises RegistrationError naming both frames, as long as TF does not connect them too.
+        Raises RegistrationError naming both frames as long as TF does not connect them, and where tf2_ros is not
+        installed.
         """
+        if self._listener is None:
+            raise RegistrationError(
+                f"registration.extrinsics_source is tf, but tf2_ros cannot be imported ({self._missing}): "
+                "apt install ros-$ROS_DISTRO-tf2-ros-py, or set registration.extrinsics_source to parameters"
+            )
         rgb_frame, thermal_frame = rgb_frame.lstrip("/"), thermal_frame.lstrip("/")
         self._check_names(rgb_frame, thermal_frame)
         try:
@@ -56,6 +57,8 @@ class TransformSource:
 
     def destroy(self) -> None:
         """Take from the node what was added to it."""
+        if self._listener is None:
+            return
         self._listener.unregister()
         self._jumps.unregister()
 

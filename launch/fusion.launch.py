@@ -14,6 +14,7 @@ TOPICS = {
     "rgb_info": ("rgb/camera_info", "RGB camera_info in"),
     "thermal": ("thermal/image_raw", "thermal image in"),
     "thermal_info": ("thermal/camera_info", "thermal camera_info in"),
+    "depth": ("depth/image", "depth of the RGB pixels in, for registration.mode depth"),
     "fused": ("fused/image", "fused image out: give it to your detector"),
     "fused_info": ("fused/camera_info", "camera_info of the fused image out"),
     "status": ("fused/status", "per-frame truth out (FusionStatus)"),

@@ -1,5 +1,6 @@
 """The live node registers by depth, tells and corrects a drift, and passes RGB whatever is wrong with a calibration."""
 
+import importlib.util
 import time
 from dataclasses import replace
 
@@ -91,6 +92,11 @@ def kalibr(path, topics):
 
 
 BLANK = replace(CALIBRATION, thermal=replace(CALIBRATION.thermal, k=np.zeros((3, 3))))
+WAITING_FOR_TF = (  # without tf2_ros TF can never arrive, and what to install is named
+    ("waiting for TF from rgb_optical_frame to thermal_optical_frame", "start robot_state_publisher")
+    if importlib.util.find_spec("tf2_ros")
+    else ("tf2_ros cannot be imported", "apt install ros-$ROS_DISTRO-tf2-ros-py")
+)
 SQUEEZED = {"registration.rotation": [1.0, 0.0, 0.0, 0.0, 1.1, 0.0, 0.0, 0.0, 1.0]}
 
 
@@ -100,6 +106,7 @@ SQUEEZED = {"registration.rotation": [1.0, 0.0, 0.0, 0.0, 1.1, 0.0, 0.0, 0.0, 1.
         (BLANK, {}, "thermal/camera_info has K[0]==0", "publish a calibrated CameraInfo"),
         (CALIBRATION, SQUEEZED, "rotation is not orthonormal", "give all nine numbers"),
         (CALIBRATION, {"registration.calibration_file": "kalibr"}, "/front/rgb", "rostopic"),
+        (CALIBRATION, {"registration.extrinsics_source": "tf"}, *WAITING_FOR_TF),
         (
             default_calibration((640, 400), THERMAL_PX),
             {},
@@ -107,7 +114,7 @@ SQUEEZED = {"registration.rotation": [1.0, 0.0, 0.0, 0.0, 1.1, 0.0, 0.0, 0.0, 1.
             "publish the CameraInfo",
         ),
     ],
-    ids=["singular K", "non-orthogonal R", "Kalibr file with other topics", "mixed sizes"],
+    ids=["singular K", "non-orthogonal R", "Kalibr file with other topics", "no TF", "mixed sizes"],
 )
 def test_whatever_is_wrong_with_the_calibration_rgb_passes_and_the_cause_and_cure_are_named(
     graph, tmp_path, published, parameters, cause, cure
