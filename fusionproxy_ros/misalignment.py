@@ -9,6 +9,10 @@ same shift, and the earlier and the later half of the evidence must agree. Darkn
 noise that every part reads differently; a repeated pattern, or edges of one direction only, leave a choice that
 every part makes differently: there is no estimate then.
 
+It sees one shift for the whole picture, within its range; beyond about 2 degrees of rotation or 3 % of scale error
+it abstains. What both streams show at the same pixels without seeing it, such as burnt-in text, black bars or the
+visible edges that some thermal cameras draw into their pictures, speaks for zero.
+
 There is no clock here: time is the frames' stamps. Working px are those of the reduced images; px are RGB pixels.
 """
 
@@ -30,9 +34,7 @@ TILES = (4, 6)  # rows, columns
 TENSOR_SIGMA = 1.0  # working px
 MARGIN = 5  # working px that an invented pixel reaches through the derivative and the tensor's smoothing
 NOISE_GAIN = 2.0  # gradients below this many times the median gradient fade out
-NOISE_FLOOR = (
-    1.0  # grey levels per working px; so do those that coding and quantisation leave on a blank wall
-)
+NOISE_FLOOR = 1.0  # grey levels per working px; below it they fade out too: coding of a blank wall
 
 WINDOW_S = 4.0  # older evidence is forgotten
 MAX_UPDATES = 128  # of 42 kB, however often it is called
@@ -41,6 +43,8 @@ RESAMPLES = 200
 AGREEMENT = 1.5  # working px from the estimate within which a resampled peak supports it
 MIN_CONFIDENCE = 0.95
 STEADY = 0.75  # working px between the peaks of the earlier and the later half
+APART = 4.0  # working px from the peak, where another would be another answer
+MAX_RIVAL = 0.8  # of the peak; real scenes stay below 0.7, repeated patterns reach 0.9
 
 DEADBAND_PX = 1.0  # the estimate's own error; correcting less would only wander
 RATE_PX_PER_S = 1.0
@@ -98,7 +102,7 @@ class MisalignmentMonitor:
         mask: (H, W) bool, True where a real thermal pixel lies; None means everywhere.
         epoch: whatever changes when older evidence no longer holds: the clock jumped, or thermal is registered
             in another way. A stamp that does not grow, or another image size, starts afresh as well.
-        Two to four calls a second are enough.
+        Two to four calls a second are enough, of about 7 ms each on one core.
         Raises MisalignmentError for images that do not fit each other or are too small.
         """
         _check(luma, thermal, mask)
@@ -128,16 +132,20 @@ def refine(
 
     correction_px: (dx, dy) in use; the registered thermal image is sampled at u + correction_px for RGB pixel u.
         Every calibration starts with (0, 0).
-    misalignment: what remains with that correction. None, or less than DEADBAND_PX, leaves it as it is.
-    max_px: the correction never gets longer.
+    misalignment: what remains with that correction. None, or less than DEADBAND_PX, is not acted upon.
+    max_px: the correction is never longer.
 
     A correction that changed is another registration: give MisalignmentMonitor.update another epoch. The evidence
     is then never older than the last step, so that span_s * RATE_PX_PER_S, the longest step, bounds the rate.
     """
-    if misalignment is None or misalignment.size_px < DEADBAND_PX:
+    step_px = 0.0, 0.0
+    if misalignment is not None and misalignment.size_px >= DEADBAND_PX:
+        step_px = _limited(misalignment.shift_px, RATE_PX_PER_S * misalignment.span_s)
+    refined_px = _limited((correction_px[0] + step_px[0], correction_px[1] + step_px[1]), max_px)
+    # At its bound it would wander to and fro along it with every estimate.
+    if math.dist(refined_px, correction_px) < DEADBAND_PX / 2 and math.hypot(*correction_px) <= max_px:
         return correction_px
-    dx_px, dy_px = _limited(misalignment.shift_px, RATE_PX_PER_S * misalignment.span_s)
-    return _limited((correction_px[0] + dx_px, correction_px[1] + dy_px), max_px)
+    return refined_px
 
 
 def correlate(luma: np.ndarray, thermal: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -156,10 +164,8 @@ def correlate(luma: np.ndarray, thermal: np.ndarray, mask: np.ndarray | None) ->
     )
     surfaces = []
     for (y0, y1), (x0, x1) in product(pairwise(rows), pairwise(columns)):
-        tile, around = (
-            rgb_edges[y0:y1, x0:x1],
-            thermal_edges[y0 - REACH : y1 + REACH, x0 - REACH : x1 + REACH],
-        )
+        tile = rgb_edges[y0:y1, x0:x1]
+        around = thermal_edges[y0 - REACH : y1 + REACH, x0 - REACH : x1 + REACH]
         surfaces.append(cv2.matchTemplate(around, tile, cv2.TM_CCORR) / (tile.size // 2))
     return np.stack(surfaces)
 
@@ -176,6 +182,8 @@ def consensus(surfaces: np.ndarray) -> tuple[np.ndarray, float, float] | None:
     shift, confidence = _vote(tiles)
     # Written so that NaN, no peak, fails.
     if not (confidence >= MIN_CONFIDENCE and np.hypot(*(late - early)) <= STEADY):
+        return None
+    if _rival(tiles.sum(axis=0), shift) > MAX_RIVAL:
         return None
     picture = tiles.reshape(*TILES, *tiles.shape[1:])
     y, x = TILES[0] // 2, TILES[1] // 2
@@ -195,6 +203,14 @@ def _vote(tiles: np.ndarray) -> tuple[np.ndarray, float]:
     resampled = cv2.gemm(_resampling_weights(len(tiles)), tiles, 1.0, None, 0.0)
     peak, *peaks = _peaks(np.vstack([tiles.sum(axis=0), resampled]).reshape(-1, size, size))
     return peak, float(np.mean(np.hypot(*(np.stack(peaks) - peak).T) <= AGREEMENT))
+
+
+def _rival(surface: np.ndarray, peak: np.ndarray) -> float:
+    """How high the surface rises apart from the peak, as a share of the peak, both from its median: 0..1."""
+    dy, dx = np.indices(surface.shape) - REACH
+    apart = np.hypot(dx - peak[0], dy - peak[1]) > APART
+    floor = np.median(surface)
+    return float((surface[apart].max() - floor) / (surface.max() - floor))
 
 
 @lru_cache
@@ -264,13 +280,13 @@ def _check(luma: np.ndarray, thermal: np.ndarray, mask: np.ndarray | None) -> No
     for name, pixels in (("luma", luma), ("thermal", thermal)):
         if pixels.ndim != 2 or pixels.dtype != np.uint8:
             raise MisalignmentError(f"{name} is {pixels.dtype} of shape {pixels.shape}: give (H, W) uint8")
-    shapes = {pixels.shape for pixels in (luma, thermal, mask) if pixels is not None}
-    if len(shapes) > 1:
+    if mask is not None and mask.dtype != bool:
+        raise MisalignmentError(f"mask is {mask.dtype}: give bool, True where a real thermal pixel lies")
+    shapes = [pixels.shape for pixels in (luma, thermal, mask) if pixels is not None]
+    if len(set(shapes)) > 1:
         raise MisalignmentError(
             f"luma, thermal and mask are {shapes}: register thermal on the RGB grid first"
         )
-    factor = _reduction(luma.shape)
-    if min(h // factor for h in luma.shape) < 2 * REACH + 2 * max(TILES):
-        raise MisalignmentError(
-            f"images are {luma.shape}: at 320 px wide at least {2 * REACH + 2 * max(TILES)} px a side are needed"
-        )
+    smallest = _reduction(luma.shape) * (2 * REACH + 2 * max(TILES))
+    if min(luma.shape) < smallest:
+        raise MisalignmentError(f"images are {luma.shape}: both sides need at least {smallest} px")

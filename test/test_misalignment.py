@@ -30,7 +30,6 @@ DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 CLIPS = {"0111_1716": 30, "0117_1605": 30, "1230_1202": 22}  # frames per second
 SIZE = 480, 640
 PERIOD_S = 0.4
-within_2_px = pytest.approx(0, abs=2)
 
 
 # --- pictures with known truth
@@ -76,7 +75,7 @@ def flat(grey):
     return np.full(SIZE, grey, np.float32)
 
 
-def stripes(angles, period_px=24):
+def stripes(angles, period_px=16):
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(np.float32)
     waves = [np.sin(2 * np.pi * (x * np.cos(a) + y * np.sin(a)) / period_px) for a in np.radians(angles)]
     return 128 + 60 * np.sign(sum(waves))
@@ -103,7 +102,7 @@ def error_px(estimate, shift_px):
 # --- it finds the shift
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.integers(0, 1000), st.floats(-12, 12), st.floats(-12, 12))
 def test_a_known_shift_is_found_though_contrasts_differ(seed, dx_px, dy_px):
     luma, thermal = outlines(seed)
@@ -193,10 +192,10 @@ def test_it_abstains_on(name, coding):
     assert judge(*moving[0]) is None, "fixed noise is no evidence either, however often it is seen"
 
 
-def test_one_visible_thing_does_not_decide():
+def test_one_visible_thing_alone_does_not_decide():
     luma, thermal = flat(120), flat(100)
     for pixels, grey in ((luma, 220), (thermal, 30)):
-        cv2.fillConvexPoly(pixels, np.int32([(300, 200), (340, 215), (330, 260), (305, 250)]), grey)
+        cv2.fillConvexPoly(pixels, np.int32([(240, 160), (280, 175), (270, 220), (245, 210)]), grey)
     assert judge(noisy(luma, 0), noisy(thermal, 1)) is None
 
 
@@ -282,7 +281,13 @@ def test_no_estimate_and_a_negligible_one_leave_the_correction_as_it_is():
     assert refine((3.0, 1.0), estimate_of(0.9 * DEADBAND_PX, 0), 8.0) == (3.0, 1.0)
 
 
-@pytest.mark.parametrize("max_px, left_px", [(8.0, (0, 1.0)), (3.0, (1.8, 2.5)), (0.0, (4.8, 5.5))])
+def test_a_correction_at_its_bound_rests_and_a_lower_bound_holds_at_once():
+    assert refine((3.0, 0.0), estimate_of(4.0, 0.5), 3.0) == (3.0, 0.0)
+    assert refine((3.0, 0.0), None, 2.0) == pytest.approx((2.0, 0.0))
+    assert refine((3.0, 0.0), None, 0.0) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("max_px, left_px", [(8.0, (0, 1.5)), (3.0, (1.8, 2.5)), (0.0, (4.8, 5.5))])
 def test_refinement_removes_what_its_bound_allows(max_px, left_px):
     """The loop a node runs: every change of the correction is another epoch."""
     shift_px, correction_px, monitor = (4.0, -3.0), (0.0, 0.0), MisalignmentMonitor()
@@ -304,6 +309,7 @@ def test_pictures_that_cannot_be_compared_are_named():
         (good.astype(np.float32), good, None, "luma is float32"),
         (good, np.zeros((*SIZE, 3), np.uint8), None, "thermal is uint8 of shape"),
         (good, good[:400], None, "register thermal on the RGB grid first"),
+        (good, good, good, "mask is uint8"),
         (good, good, np.ones((3, 3), bool), "register thermal on the RGB grid first"),
         (good[:40], good[:40], None, "at least"),
     ):
@@ -317,8 +323,8 @@ def test_pictures_that_cannot_be_compared_are_named():
 def test_the_night_road_is_aligned_and_its_injected_drift_is_found():
     calibration = default_calibration()
     road, registration = NightRoad(calibration, seed=1), extrinsic(calibration, plane_depth_m=20.0)
-    normaliser, step_s, shift_px, pictures = Normaliser(NormalisationConfig()), 4.0, (5, 0), []
-    for i in range(22):
+    normaliser, step_s, shift_px, pictures = Normaliser(NormalisationConfig()), 2.8, (5, 0), []
+    for i in range(19):
         t_s = i * PERIOD_S
         registered = registration.register(road.thermal(t_s), SIZE[::-1])
         thermal = normaliser.normalise(registered.pixels, registered.mask, i, 0).pixels
@@ -367,8 +373,8 @@ def test_five_pixels_of_drift_in_real_footage_are_reported_within_ten_seconds(na
 def test_real_footage_without_a_common_scene_says_nothing(name):
     rng = np.random.default_rng(0)
     pairs = clip(name)[:12]
-    dense = [noisy(0.02 * luma + 0.98 * FOG, rng) for luma, _ in pairs]
-    dark = [noisy(0.01 * luma + 5, rng) for luma, _ in pairs]
+    dense = [noisy(0.01 * luma + 0.99 * FOG, rng) for luma, _ in pairs]
+    dark = [noisy(flat(5), rng) for _ in pairs]
     mirrored = [np.ascontiguousarray(luma[:, ::-1]) for luma, _ in pairs]
     elsewhere = [luma for luma, _ in clip(next(other for other in CLIPS if other != name))[:12]]
     for hidden in (dense, dark, mirrored, elsewhere):
