@@ -14,8 +14,10 @@ export AMENT_PREFIX_PATH := $(VENV)
 demo: install
 	fusionproxy demo --source "$(SOURCE)" --out "$(OUT)"
 
+# Without ROS in two processes, with it one by one: there timing counts.
 test: install lint
-	pytest
+	pytest -n 2 --ignore test/ros
+	pytest test/ros
 
 lint: $(VENV)/.installed
 	ruff check && ruff format --check -q

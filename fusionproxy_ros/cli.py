@@ -132,6 +132,41 @@ def fuse_pairs(args) -> int:
     return 1 if problems else 0
 
 
+def calibrate(args) -> int:
+    """Find out how the cameras sit; 1 when the result comes with warnings or is not to be trusted."""
+    from fusionproxy_ros.calibrate import command  # training and calibration are not on the path of a frame
+
+    if not args.bag and not (args.rgb and args.thermal):
+        raise InputError("no pictures: give --rgb and --thermal (folders that share file names), or --bag")
+    if not args.from_scenes:
+        if not args.square_m:
+            raise InputError(
+                "--square-m is missing: measure the distance between two neighbouring corners or circles of the "
+                "board, in metres; without a board use --from-scenes"
+            )
+        return command.from_board(args)
+    if args.bag:
+        raise InputError("--from-scenes reads folders: give --rgb and --thermal")
+    rgb_paths, thermal_paths = _images(args.rgb), _images(args.thermal)
+    names = sorted(rgb_paths.keys() & thermal_paths.keys())
+    if not names:
+        raise InputError(
+            f"{args.rgb} and {args.thermal} share no file name: name both pictures of a pair alike"
+        )
+    pictures = {
+        name: (_read(rgb_paths[name], cv2.IMREAD_GRAYSCALE), _read_thermal(thermal_paths[name]))
+        for name in names
+    }
+    return command.from_scenes(args, pictures)
+
+
+def _board(text: str) -> tuple[int, int]:
+    columns, _, rows = text.partition("x")
+    if not (columns.isdigit() and rows.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text} is not COLUMNSxROWS, such as 9x6")
+    return int(columns), int(rows)
+
+
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
@@ -180,6 +215,34 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--student", type=Path, default=DEFAULT_STUDENT, help="checkpoint (.safetensors)")
     one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     one.set_defaults(run=fuse_pairs)
+
+    one = commands.add_parser("calibrate", help="find out how the cameras sit, with a board or from scenes")
+    one.add_argument("--rgb", type=Path, help="folder of RGB images")
+    one.add_argument("--thermal", type=Path, help="folder of thermal images of the same names, 8 or 16 bit")
+    one.add_argument("--bag", type=Path, help="rosbag2 recording (sqlite3 or MCAP) instead of the folders")
+    one.add_argument("--rgb-topic", help="in the bag; found by type and name when not given")
+    one.add_argument("--thermal-topic", help="in the bag; found by type and name when not given")
+    one.add_argument("--board", type=_board, default=(9, 6), help="inner corners or circles, COLUMNSxROWS")
+    one.add_argument("--square-m", type=_positive, help="distance between neighbours on the board, in metres")
+    one.add_argument(
+        "--pattern", choices=("checkerboard", "circles", "asymmetric_circles"), default="checkerboard"
+    )
+    one.add_argument(
+        "--from-scenes", action="store_true", help="no board: any recorded pairs of one rig; a homography"
+    )
+    one.add_argument(
+        "--calibration",
+        type=Path,
+        help="with --from-scenes: correct the rotation of this calibration instead",
+    )
+    one.add_argument(
+        "--plane-depth-m",
+        type=_positive,
+        default=20.0,
+        help="with --calibration: how far away the scenes are",
+    )
+    one.add_argument("--out", type=Path, default=Path("out/calibration"), help="folder of the results")
+    one.set_defaults(run=calibrate)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,8 @@ REFUSED, DROPPED = 3, 4
 RATE_WINDOW_S = 2.0
 # Fewer images than this share of what the camera offers is loss on the way, not jitter.
 LOSS_SHARE = 0.9
+CLOCKS_DIFFER_S = 0.1  # no camera pair's delays differ by more
+CLOCK_WINDOW = 60  # images; an offset that drifts is followed
 
 
 class Rate:
@@ -40,6 +43,21 @@ class Rate:
         return len(self._arrivals_ns) / RATE_WINDOW_S
 
 
+class ClockOffset:
+    """How far a camera's stamps lie from the time of their arrival, over the last CLOCK_WINDOW images."""
+
+    def __init__(self):
+        self._ahead_ns: deque[int] = deque(maxlen=CLOCK_WINDOW)
+
+    def add(self, stamp_ns: int, arrival_ns: int) -> None:
+        self._ahead_ns.append(stamp_ns - arrival_ns)
+
+    @property
+    def offset_ns(self) -> int | None:
+        """Of the image that arrived fastest; None before the first."""
+        return max(self._ahead_ns, default=None)
+
+
 @dataclass
 class InputHealth:
     """One camera's topic as the node sees it. `incompatible` is the name of a QoS policy that cannot be met."""
@@ -48,6 +66,7 @@ class InputHealth:
     images: Rate = field(default_factory=Rate)
     infos: Rate = field(default_factory=Rate)
     losses: Rate = field(default_factory=Rate)  # images the middleware knows it lost
+    clock: ClockOffset = field(default_factory=ClockOffset)
     subscribed_ns: int = 0
     refused: int = 0
     last_refusal: str = ""
@@ -116,6 +135,12 @@ class Health:
         self.misalignment: Misalignment | None = None  # the latest estimate
         self.error = ""  # of the worker, until the next diagnosis
 
+    @property
+    def clock_offset_s(self) -> float:
+        """Thermal clock minus RGB clock, as far as arrivals tell: the difference of the cameras' delays is in it."""
+        thermal_ns, rgb_ns = self.thermal.clock.offset_ns, self.rgb.clock.offset_ns
+        return float("nan") if None in (thermal_ns, rgb_ns) else (thermal_ns - rgb_ns) / NS_PER_S
+
     def answered(
         self, pair: Pair, fused: Fused, view: View | None, start_ns: int, published_ns: int, end_ns: int
     ):
@@ -144,6 +169,7 @@ class Health:
             status.misalignment_x_px, status.misalignment_y_px = self.misalignment.shift_px
         if pair.thermal_age_ns is not None:
             status.thermal_age_s = pair.thermal_age_ns / NS_PER_S
+        status.clock_offset_s = self.clock_offset_s
         status.sync_wait_s = (pair.ready_ns - pair.rgb.arrival_ns) / NS_PER_S
         status.queue_s = (start_ns - pair.ready_ns) / NS_PER_S
         status.register_s = fused.register_ns / NS_PER_S
@@ -167,6 +193,7 @@ class Health:
         nan = float("nan")
         status = FusionStatus(header=header, mode=int(mode), reason=reason, skew_s=nan, thermal_age_s=nan)
         status.parallax_error_px = status.misalignment_x_px = status.misalignment_y_px = nan
+        status.clock_offset_s = nan
         status.received = self.rgb.images.count
         status.fused, status.held = self.modes[Mode.FUSED], self.modes[Mode.HELD]
         status.passed = self.modes[Mode.PASSTHROUGH]
@@ -176,41 +203,59 @@ class Health:
         return status
 
     def diagnose(
-        self, publishers: dict[str, int], profile: str, misalignment_warn_px: float
+        self,
+        publishers: dict[str, int],
+        profile: str,
+        misalignment_warn_px: float,
+        fuser_error: str,
+        idle: bool,
     ) -> list[DiagnosticStatus]:
-        """The state since the last call, for /diagnostics. publishers: topic -> publishers now."""
+        """The state since the last call, for /diagnostics. publishers: topic -> publishers now.
+
+        fuser_error: of a fuser that is to be built again. idle: nobody listens, so nothing is listened to.
+        """
+        if idle:
+            message = "idle: nobody subscribes to fused/image or fused/status"
+            return [_status(DiagnosticStatus.OK, "fusion", message, {})]
         now_ns = time.monotonic_ns()
         inputs = [one.diagnose(publishers[one.topic], now_ns, profile) for one in self._inputs]
         recent, self._recent = self._recent, []
         modes = Counter(mode for mode, _, _ in recent)
         reasons = Counter(reason for _, reason, _ in recent if reason)
         level, message = DiagnosticStatus.OK, "fusing"
-        if self.error:
-            level, message = DiagnosticStatus.ERROR, self.error
+        warnings = list(self._warnings(modes, reasons, misalignment_warn_px))
+        if error := self.error or fuser_error:
+            level, message = DiagnosticStatus.ERROR, error
         elif not recent:
             level, message = DiagnosticStatus.ERROR, "no output: no RGB frame arrived"
-        elif reasons:
-            level = DiagnosticStatus.WARN
-            whole = "not every frame was fused" if modes[Mode.FUSED] < len(recent) else "fusing"
-            message = f"{whole}: {reasons.most_common(1)[0][0]}"
-        elif self.misalignment and 0 < misalignment_warn_px < self.misalignment.size_px:
-            level = DiagnosticStatus.WARN
-            dx, dy = self.misalignment.shift_px
-            message = (
-                f"thermal lies ({dx:+.1f}, {dy:+.1f}) px off RGB: calibrate again (fusionproxy calibrate), or let "
-                "registration.refine_max_px correct it"
-            )
+        elif warnings:
+            level, message = DiagnosticStatus.WARN, "; ".join(warnings)
         self.error = ""
         values = {f"{name.lower()}_last_second": modes[value] for name, value in Mode.__members__.items()}
         values |= {"dropped": self.modes[DROPPED], "refused": self.modes[REFUSED]}
         values |= {"thermal_low": self._range[0], "thermal_high": self._range[1]}
+        values["clock_offset_s"] = f"{self.clock_offset_s:.3f}"
         if self.misalignment:
             values["misalignment_px"] = "{:+.1f}, {:+.1f}".format(*self.misalignment.shift_px)
+            values["misalignment_spread_px"] = f"{self.misalignment.spread_px:.1f}"
         latencies_ms = [1e3 * total_s for _, _, total_s in recent if total_s == total_s]
         if latencies_ms:
             p50, p99 = np.percentile(latencies_ms, (50, 99))
             values |= {"latency_p50_ms": f"{p50:.1f}", "latency_p99_ms": f"{p99:.1f}"}
         return [_status(level, "fusion", message, values), *inputs]
+
+    def _warnings(self, modes: Counter, reasons: Counter, misalignment_warn_px: float) -> Iterator[str]:
+        if reasons:
+            every = "not every frame was fused" if modes[Mode.FUSED] < modes.total() else "fusing"
+            yield f"{every}: {reasons.most_common(1)[0][0]}"
+        if not modes[Mode.FUSED] and abs(self.clock_offset_s) > CLOCKS_DIFFER_S:
+            yield f"the clocks differ by about {self.clock_offset_s:.2f} s: set thermal_time_offset_s"
+        if self.misalignment and 0 < misalignment_warn_px < self.misalignment.size_px:
+            dx, dy = self.misalignment.shift_px
+            yield (
+                f"thermal lies ({dx:+.1f}, {dy:+.1f}) px off RGB: calibrate again (fusionproxy calibrate), or let "
+                "registration.refine_max_px correct it"
+            )
 
 
 def _status(level: bytes, name: str, message: str, values: dict) -> DiagnosticStatus:

@@ -96,7 +96,8 @@ def agc_step(
     NaN and infinity do not count.
 
     Exponential smoothing in stamp time, 1 - exp(-dt / time_constant_s), so that cameras of any rate settle
-    alike. The first frame, and one whose stamp goes back, is taken at once. A frame seen before (same stamp),
+    alike. The first frame, one whose stamp goes back, and one whose range has nothing in common with the state's
+    (the camera changed its level after a shutter event) is taken at once. A frame seen before (same stamp),
     or one without a valid pixel, leaves the state as it is.
     """
     if state is not None and stamp_ns == state.stamp_ns:
@@ -105,7 +106,7 @@ def agc_step(
     if measured is None:
         return state
     low, high = measured
-    if state is None or stamp_ns < state.stamp_ns:
+    if state is None or stamp_ns < state.stamp_ns or low > state.high or high < state.low:
         return AgcState(low, high, stamp_ns)
     share = -math.expm1(-(stamp_ns - state.stamp_ns) / NS_PER_S / config.time_constant_s)
     return AgcState(state.low + share * (low - state.low), state.high + share * (high - state.high), stamp_ns)

@@ -85,6 +85,14 @@ class Parameters:
         high=1e6,
         live=True,
     )
+    frozen_after_s: float = _parameter(
+        "frozen_after_s",
+        0.2,
+        "Thermal that repeats itself bit for bit for longer, in s, or is flat, counts as missing; 0 accepts all.",
+        low=0.0,
+        high=10.0,
+        live=True,
+    )
     max_latency_s: float = _parameter(
         "max_latency_s",
         0.2,
@@ -216,7 +224,7 @@ class Parameters:
         """The sync parameters in integer nanoseconds."""
         seconds = (
             *(self.sync_tolerance_s, self.deadline_s, self.max_hold_s),
-            *(self.thermal_time_offset_s, self.depth_tolerance_s),
+            *(self.thermal_time_offset_s, self.depth_tolerance_s, self.frozen_after_s),
         )
         return SyncConfig(*(round(s * NS_PER_S) for s in seconds))
 
@@ -268,15 +276,19 @@ def read(node) -> Parameters:
     return _checked(Parameters(**{FIELDS[name].name: _plain(value) for name, value in values.items()}))
 
 
-def changed(parameters: Parameters, updates: list[Parameter]) -> Parameters:
-    """`parameters` with `updates` applied. Raises ParameterError; other nodes' parameters are ignored."""
+def changed(parameters: Parameters, updates: list[Parameter], only_live: bool = False) -> Parameters:
+    """`parameters` with `updates` applied. Raises ParameterError; other nodes' parameters are ignored.
+
+    only_live: refuse a change that a configured node would not follow.
+    """
     known = {FIELDS[p.name].name: _plain(p.value) for p in updates if p.name in FIELDS}
-    return _checked(dataclasses.replace(parameters, **known))
-
-
-def live_values(parameters: Parameters) -> dict:
-    """Field name -> value of the parameters that may change while the node runs."""
-    return {f.name: getattr(parameters, f.name) for f in FIELDS.values() if f.metadata["live"]}
+    new = _checked(dataclasses.replace(parameters, **known))
+    for name, f in FIELDS.items():
+        if only_live and not f.metadata["live"] and getattr(new, f.name) != getattr(parameters, f.name):
+            raise ParameterError(
+                f"parameter {name} is read at configure: deactivate and clean up the node, then set it"
+            )
+    return new
 
 
 def _plain(value):

@@ -23,6 +23,8 @@ PATIENCE_S = (
     0.03  # a frame waits that long for the lookup grid it asked for: identity and homography are ready then
 )
 CHECK_PERIOD_NS = 300_000_000  # between looks at the misalignment, in stamp time
+MAX_VIEWS = 4  # sizes; a camera that switches between two needs no new grids
+MAX_SKEW_NS = 20_000_000  # what moves between the two exposures lies off as well
 STALE_NS = 2 * NS_PER_S  # an estimate without a successor
 MOVED_RAD, MOVED_M = (
     2e-4,
@@ -31,28 +33,27 @@ MOVED_RAD, MOVED_M = (
 
 
 @dataclass(frozen=True, eq=False)
+class _Known:
+    """Everything a View is made of. infos: CameraInfo by camera, as far as they have come."""
+
+    settings: Parameters
+    infos: dict
+    extrinsics: tuple[np.ndarray, np.ndarray] | str = "waiting for TF"  # or why there are none
+    shift_px: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
 class View:
-    """What the rig has to offer for frames of these sizes.
+    """What the rig has to offer for frames of one size.
 
     registration: None while it cannot be had, and `problem` says why.
     parallax_error_px: of an object at nearest_object_m, because it is not on the plane; NaN without a plane.
     """
 
-    sizes_px: tuple[Size, Size] | None  # thermal, RGB
     registration: Registration | None
-    problem: str
+    problem: str = ""
     parallax_error_px: float = math.nan
-
-
-@dataclass(frozen=True, eq=False)
-class _Wanted:
-    """Everything a View is made of. infos: CameraInfo by camera, as far as they have come."""
-
-    settings: Parameters
-    sizes_px: tuple[Size, Size] | None
-    infos: dict
-    extrinsics: tuple[np.ndarray, np.ndarray] | str = "waiting for TF"  # or why there are none
-    shift_px: tuple[float, float] = (0.0, 0.0)
+    known: _Known | None = None
 
 
 class Rig:
@@ -65,102 +66,117 @@ class Rig:
     def __init__(self, settings: Parameters, topics: tuple[str, str], lookup: Callable | None = None):
         self._topics, self._lookup = topics, lookup
         self._lock = threading.Lock()
-        self._built = threading.Event()
-        self._frame_ids = {"rgb": "", "thermal": ""}
-        self._wanted = _Wanted(settings, None, {})
-        self._view = View(None, None, "")
+        self._known = _Known(settings, {})
+        self._views: dict[tuple[Size, Size], View] = {}  # by thermal and RGB size, the latest last
+        self._building: set[tuple[Size, Size]] = set()
+        self._frame_ids: tuple[str, str] | None = None  # RGB, thermal
 
     @property
     def shift_px(self) -> tuple[float, float]:
         """The correction of a misalignment that frames get, or will as soon as its grid is built."""
-        return self._wanted.shift_px
+        return self._known.shift_px
 
     @property
     def problem(self) -> str:
-        return self._view.problem
+        """Why the frames of the latest size are not registered; empty when they are."""
+        with self._lock:
+            return next(reversed(self._views.values())).problem if self._views else ""
 
     def view(self, pair: Pair) -> View:
-        """For one pair with a thermal frame. A new size is prepared; until then there is no registration."""
-        self._frame_ids = {"rgb": pair.rgb.frame_id, "thermal": pair.thermal.frame_id}
+        """For one pair with a thermal frame. What is not up to date is built anew, and serves until that is done."""
+        self._frame_ids = pair.rgb.frame_id, pair.thermal.frame_id
         sizes_px = pair.thermal.size_px, pair.rgb.size_px
-        if self._wanted.sizes_px != sizes_px:
-            self._want(sizes_px=sizes_px)
-            self._built.wait(PATIENCE_S)
-        view = self._view
-        if view.sizes_px != sizes_px:
-            return View(None, None, "the lookup grid of the calibration is being built")
-        return view
+        view = self._views.get(sizes_px)
+        if view is None or view.known is not self._known:
+            built = self._request(sizes_px)
+            if view is None and built:
+                built.wait(PATIENCE_S)
+                view = self._views.get(sizes_px)
+        return view or View(None, "the lookup grid of the calibration is being built")
 
     def set_camera_info(self, name: str, msg) -> None:
         """A sensor_msgs/CameraInfo of "rgb" or "thermal"; only one that projects differently changes anything."""
-        previous = self._wanted.infos.get(name)
+        previous = self._known.infos.get(name)
         if previous is None or messages.intrinsics(previous) != messages.intrinsics(msg):
-            self._want(infos=self._wanted.infos | {name: msg}, shift_px=(0.0, 0.0))
+            self._learn(infos=self._known.infos | {name: msg}, shift_px=(0.0, 0.0))
 
     def set_settings(self, settings: Parameters) -> None:
         """Parameters that may have changed."""
-        if settings != self._wanted.settings:
+        if settings != self._known.settings:
             shift_px = self.shift_px if settings.refine_max_px else (0.0, 0.0)
-            self._want(settings=settings, shift_px=shift_px)
+            self._learn(settings=settings, shift_px=shift_px)
 
     def set_shift(self, shift_px: tuple[float, float]) -> None:
         """Correct a misalignment, see Registration; forgotten when the calibration changes."""
-        self._want(shift_px=shift_px)
+        self._learn(shift_px=shift_px)
 
     def follow_transforms(self) -> None:
         """Look TF up once more; call it about once a second."""
-        if self._lookup is None or not self._wanted.sizes_px:  # nobody has said yet which frames
+        if self._lookup is None or self._frame_ids is None:
             return
-        previous = self._wanted.extrinsics
+        previous = self._known.extrinsics
         try:
-            extrinsics = self._lookup(self._frame_ids["rgb"], self._frame_ids["thermal"])
+            extrinsics = self._lookup(*self._frame_ids)
         except RegistrationError as error:
             if isinstance(previous, str) and previous != str(error):
-                self._want(extrinsics=str(error))
+                self._learn(extrinsics=str(error))
             return  # what was once known holds until something else is known
         if isinstance(previous, str) or _moved(previous, extrinsics):
-            self._want(extrinsics=extrinsics, shift_px=(0.0, 0.0))
+            self._learn(extrinsics=extrinsics, shift_px=(0.0, 0.0))
 
-    def _want(self, **changes) -> None:
+    def _learn(self, **changes) -> None:
         with self._lock:
-            self._wanted = wanted = replace(self._wanted, **changes)
-            self._built.clear()
-        if wanted.sizes_px:
-            run_in_background(self._build, wanted)
+            self._known = replace(self._known, **changes)
 
-    def _build(self, wanted: _Wanted) -> None:
-        if wanted is not self._wanted:  # overtaken before it began
-            return
+    def _request(self, sizes_px: tuple[Size, Size]) -> threading.Event | None:
+        """Build a view in the background; tells when it is done. None where that is under way already."""
+        with self._lock:
+            if sizes_px in self._building:
+                return None
+            self._building.add(sizes_px)
+        built = threading.Event()
+        run_in_background(self._build, sizes_px, built)
+        return built
+
+    def _build(self, sizes_px: tuple[Size, Size], built: threading.Event) -> None:
+        known = self._known
         try:
-            built, parallax_error_px = self._registration(wanted)
-            if any(wanted.shift_px):
-                built = built.shifted(wanted.shift_px)
-            built.prepare(*wanted.sizes_px)
-            view = View(wanted.sizes_px, built, "", parallax_error_px)
+            made, parallax_error_px = self._registration(known)
+            if any(known.shift_px):
+                made = made.shifted(known.shift_px)
+            made.prepare(*sizes_px)
+            view = View(made, "", parallax_error_px, known)
         except RegistrationError as error:
-            view = View(wanted.sizes_px, None, str(error))
+            view = View(None, str(error), known=known)
+        except Exception as error:  # absurd numbers; the thread must not end without an answer
+            view = View(
+                None, f"this calibration cannot be used: {type(error).__name__}: {error}", known=known
+            )
         with self._lock:
-            if wanted is self._wanted:  # else a newer one is being built
-                self._view = view
-                self._built.set()
+            self._views.pop(sizes_px, None)
+            self._views[sizes_px] = view
+            while len(self._views) > MAX_VIEWS:
+                self._views.pop(next(iter(self._views)))
+            self._building.discard(sizes_px)
+        built.set()
 
-    def _registration(self, wanted: _Wanted) -> tuple[Registration, float]:
-        settings = wanted.settings
+    def _registration(self, known: _Known) -> tuple[Registration, float]:
+        settings = known.settings
         if settings.registration_mode == "identity":
             return registration.identity(), math.nan
         if settings.registration_mode == "homography":
             if settings.calibration_file:
                 return registration.homography(load_homography(settings.calibration_file)), math.nan
             return registration.homography(np.reshape(settings.homography, (3, 3))), math.nan
-        calibration = self._calibration(wanted)
+        calibration = self._calibration(known)
         make = {"extrinsic": registration.extrinsic, "depth": registration.depth}[settings.registration_mode]
         plane_m = settings.plane_depth_m
         error_px = registration.parallax_error_px(calibration, plane_m, settings.nearest_object_m)
         return make(calibration, plane_m, settings.rgb_is_rectified), error_px
 
-    def _calibration(self, wanted: _Wanted) -> Calibration:
+    def _calibration(self, known: _Known) -> Calibration:
         """Cameras from the file or their camera_info; the motion between them from TF, the file or parameters."""
-        settings, cameras = wanted.settings, {}
+        settings, cameras = known.settings, {}
         file = (
             load_calibration(settings.calibration_file, *self._topics) if settings.calibration_file else None
         )
@@ -168,17 +184,17 @@ class Rig:
             rectified = name == "rgb" and settings.rgb_is_rectified  # which only camera_info's P describes
             if file and not rectified:
                 cameras[name] = getattr(file, name)
-            elif name in wanted.infos:
-                cameras[name] = messages.read_camera_info(wanted.infos[name], rectified)
+            elif name in known.infos:
+                cameras[name] = messages.read_camera_info(known.infos[name], rectified)
             else:
                 raise RegistrationError(
                     f"waiting for {name}/camera_info: publish it, or set registration.calibration_file "
                     "or another registration.mode"
                 )
         if settings.extrinsics_source == "tf":
-            if isinstance(wanted.extrinsics, str):
-                raise RegistrationError(wanted.extrinsics)
-            rotation, translation_m = wanted.extrinsics
+            if isinstance(known.extrinsics, str):
+                raise RegistrationError(known.extrinsics)
+            rotation, translation_m = known.extrinsics
         elif file:
             rotation, translation_m = file.rotation, file.translation_m
         else:
@@ -208,7 +224,8 @@ class AlignmentWatch:
         if self.estimate and abs(pair.rgb.stamp_ns - self.estimate.stamp_ns) > STALE_NS:
             self.estimate = None
         due = abs(pair.rgb.stamp_ns - self._last_ns) >= CHECK_PERIOD_NS
-        if settings.misalignment_warn_px and due and not self._busy and fused.mode is Mode.FUSED:
+        matches = fused.mode is Mode.FUSED and abs(pair.skew_ns) <= MAX_SKEW_NS
+        if settings.misalignment_warn_px and due and not self._busy and matches:
             self._busy, self._last_ns = True, pair.rgb.stamp_ns
             run_in_background(partial(self._look, pair, fused, view.registration, settings.refine_max_px))
 

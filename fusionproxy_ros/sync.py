@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from fusionproxy_ros.frames import Frame, Mode, Pair
+from fusionproxy_ros.shutter import ShutterGate
 
 THERMAL_BUFFER = 32  # frames; bounds memory whatever the stamps do
 DEPTH_BUFFER = 8
@@ -19,6 +20,7 @@ class SyncConfig:
     max_hold_ns: age up to which the last thermal frame may be HELD.
     thermal_time_offset_ns: added to RGB stamps to get the thermal camera's clock.
     depth_tolerance_ns: largest distance in time of the depth image, which no frame waits for.
+    frozen_after_ns: thermal images that repeat for longer, or show the shutter, do not count; 0: all count.
     """
 
     tolerance_ns: int = 60_000_000
@@ -26,6 +28,7 @@ class SyncConfig:
     max_hold_ns: int = 500_000_000
     thermal_time_offset_ns: int = 0
     depth_tolerance_ns: int = 100_000_000
+    frozen_after_ns: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,9 @@ class NearestSync:
         self._thermal: deque[Frame] = deque(maxlen=THERMAL_BUFFER)  # ascending stamps
         self._depth: deque[Frame] = deque(maxlen=DEPTH_BUFFER)
         self._last_rgb_ns: int | None = None
+        self._last_thermal_ns: int | None = None  # of all, also of those that did not count
+        self._gate = ShutterGate()
+        self._not_live = ""  # why the last thermal frame did not count
 
     def add_rgb(self, frame: Frame, passthrough_reason: str = "") -> list[Pair]:
         """Enter an RGB frame. With a reason it is passed through in its turn; its stamp is then not trusted."""
@@ -64,9 +70,13 @@ class NearestSync:
     def add_thermal(self, frame: Frame) -> list[Pair]:
         """Enter a thermal frame."""
         pairs = []
-        if self._thermal and frame.stamp_ns < self._thermal[-1].stamp_ns:
+        if self._last_thermal_ns is not None and frame.stamp_ns < self._last_thermal_ns:
             pairs = self._jump(frame.stamp_ns, frame.arrival_ns)
-        self._thermal.append(frame)
+        self._last_thermal_ns = frame.stamp_ns
+        frozen_after_ns = self.config.frozen_after_ns
+        self._not_live = self._gate.check(frame, frozen_after_ns) if frozen_after_ns else ""
+        if not self._not_live:
+            self._thermal.append(frame)
         return pairs + self.poll(frame.arrival_ns)
 
     def add_depth(self, frame: Frame) -> None:
@@ -98,7 +108,7 @@ class NearestSync:
         return (
             bool(waiting.reason)
             or now_ns >= waiting.frame.arrival_ns + self.config.deadline_ns
-            or (bool(self._thermal) and self._thermal[-1].stamp_ns >= self._target_ns(waiting.frame))
+            or (self._last_thermal_ns is not None and self._last_thermal_ns >= self._target_ns(waiting.frame))
         )
 
     def _decide(self, waiting: _Waiting, now_ns: int) -> Pair:
@@ -118,7 +128,7 @@ class NearestSync:
 
     def _choose(self, target_ns: int) -> tuple[Frame | None, Mode, str]:
         if not self._thermal:
-            return None, Mode.PASSTHROUGH, "no thermal frame received"
+            return None, Mode.PASSTHROUGH, self._not_live or "no thermal frame received"
         nearest = min(self._thermal, key=lambda frame: abs(frame.stamp_ns - target_ns))
         if abs(nearest.stamp_ns - target_ns) <= self.config.tolerance_ns:
             return nearest, Mode.FUSED, ""
@@ -126,8 +136,8 @@ class NearestSync:
         if not past:
             return None, Mode.PASSTHROUGH, "thermal stamps are ahead of RGB: set thermal_time_offset_s"
         if target_ns - past[-1].stamp_ns <= self.config.max_hold_ns:
-            return past[-1], Mode.HELD, "no thermal frame within sync_tolerance_s"
-        return None, Mode.PASSTHROUGH, "last thermal frame is older than max_hold_s"
+            return past[-1], Mode.HELD, self._not_live or "no thermal frame within sync_tolerance_s"
+        return None, Mode.PASSTHROUGH, self._not_live or "last thermal frame is older than max_hold_s"
 
     def _jump(self, to_ns: int | None, now_ns: int) -> list[Pair]:
         pairs = [self._decide(waiting, now_ns) for waiting in self._waiting]
@@ -135,5 +145,7 @@ class NearestSync:
         kept = [] if to_ns is None else [frame for frame in self._thermal if frame.stamp_ns <= to_ns]
         self._thermal = deque(kept, maxlen=THERMAL_BUFFER)
         self._depth.clear()
+        self._last_thermal_ns = self._thermal[-1].stamp_ns if self._thermal else None
+        self._gate, self._not_live = ShutterGate(), ""
         self.epoch += 1
         return pairs

@@ -6,10 +6,11 @@ from pathlib import Path
 import fusionproxy_ros
 
 ORDER = [
-    "frames", "messages", "sync", "lens", "calibration", "registration", "misalignment", "normalisation",
-    "student", "fuser", "worker", "parameters", "rig", "health", "transport", "tf", "node", "scene", "demo", "cli",
+    "frames", "messages", "shutter", "sync", "lens", "calibration", "registration", "alignment", "misalignment",
+    "normalisation", "student", "fuser", "worker", "parameters", "rig", "guard", "health", "transport", "tf", "inputs",
+    "node", "scene", "demo", "cli",
 ]  # fmt: skip
-ROS_SHELL = {"parameters", "health", "transport", "tf", "node", "demo"}
+ROS_SHELL = {"parameters", "health", "transport", "tf", "inputs", "node", "demo"}
 ROS = {
     "rclpy",
     "sensor_msgs",
@@ -55,6 +56,7 @@ def test_only_the_ros_shell_imports_ros():
         assert not found or name in ROS_SHELL, f"{name}.py imports {found}"
 
 
-def test_nothing_outside_distill_imports_distill():
+def test_training_is_imported_by_nobody_and_calibrating_by_the_command_alone():
     for name in ORDER:
         assert "distill" not in own(PACKAGE / f"{name}.py")
+        assert "calibrate" not in own(PACKAGE / f"{name}.py") or name == "cli"

@@ -260,3 +260,12 @@ def test_bad_configuration_is_refused(settings_, message):
     with pytest.raises(NormalisationError, match=message) as error:
         NormalisationConfig(**settings_)
     assert isinstance(error.value, FusionError)
+
+
+def test_a_jump_of_the_cameras_level_is_followed_at_once_and_a_gradual_change_smoothly():
+    config = NormalisationConfig(time_constant_s=1.0)
+    ramp = np.linspace(0, 1000, 4096).reshape(64, 64)
+    state = agc_step(None, (20_000 + ramp).astype(np.uint16), None, 0, config)
+    near = agc_step(state, (20_500 + ramp).astype(np.uint16), None, 33_000_000, config)
+    far = agc_step(state, (25_000 + ramp).astype(np.uint16), None, 33_000_000, config)
+    assert state.low < near.low < 20_100 and far.low > 24_900

@@ -12,7 +12,7 @@ pytest.importorskip(
 
 from rclpy.parameter import Parameter
 
-from fusionproxy_ros.parameters import FIELDS, ParameterError, Parameters, changed, describe, live_values
+from fusionproxy_ros.parameters import FIELDS, ParameterError, Parameters, changed, describe
 
 MANUAL = Path(__file__).parent.parent / "config" / "fusion.yaml"
 
@@ -71,4 +71,12 @@ def test_impossible_values_are_refused_by_name(name, value, told):
 def test_a_change_reaches_the_sync_in_nanoseconds():
     new = changed(Parameters(), [Parameter("max_hold_s", value=0.25), Parameter("use_sim_time", value=True)])
     assert new.sync_config().max_hold_ns == 250_000_000
-    assert live_values(new)["max_hold_s"] == 0.25 and "registration_mode" not in live_values(new)
+
+
+def test_a_configured_node_refuses_what_it_would_not_follow_and_takes_the_rest():
+    live = [Parameter("max_hold_s", value=0.25), Parameter("registration.mode", value="identity")]  # as it is
+    assert changed(Parameters(), live, only_live=True).max_hold_s == 0.25
+    fixed = [Parameter("registration.mode", value="extrinsic")]
+    with pytest.raises(ParameterError, match=r"registration.mode is read at configure: deactivate"):
+        changed(Parameters(), fixed, only_live=True)
+    assert changed(Parameters(), fixed).registration_mode == "extrinsic"

@@ -269,6 +269,24 @@ def test_darkness_and_old_estimates_are_no_estimate_and_tiny_images_are_left_alo
     assert watch.estimate is None
 
 
+def test_a_camera_that_alternates_between_two_sizes_is_served_in_both():
+    rig, half = Rig(EXTRINSIC, TOPICS), pair((160, 120), (80, 64))
+    introduce(rig)
+    end_s = time.monotonic() + 10
+    while not (rig.view(pair()).registration and rig.view(half).registration):
+        assert time.monotonic() < end_s
+    views = rig.view(pair()), rig.view(half)
+    assert (rig.view(pair()), rig.view(half)) == views
+
+
+def test_sizes_that_change_without_end_do_not_fill_the_memory():
+    rig = Rig(EXTRINSIC, TOPICS)
+    introduce(rig)
+    for width in range(32, 64, 2):
+        settled(rig, pair((width, width * 3 // 4), (width // 2, width * 2 // 5)))
+    assert len(rig._views) <= 4
+
+
 def test_the_watch_rests_when_its_warning_is_turned_off():
     settings = Parameters(misalignment_warn_px=0.0)
     rig = Rig(settings, TOPICS)

@@ -35,6 +35,7 @@ def main():
     sent, begin = 0, time.monotonic()
     while sent < args.seconds * 30:
         time.sleep(max(0.0, begin + sent / 30 - time.monotonic()))
+        pictures["thermal"][0, 0] = sent  # else it would be taken for frozen
         for name in args.names:
             cameras.publish(name, time.time_ns(), pictures[name])
         sent += 1

@@ -42,6 +42,7 @@ class Graph:
     def __init__(self):
         self.node = rclpy.create_node("test")
         self.processes = []
+        self.clients = {}
 
     def fusion(self, parameters=None, remappings=None):
         """Start the installed fusion node."""
@@ -66,9 +67,11 @@ class Graph:
 
     def call(self, kind, name, request):
         """Call a service of the node. An answer sent before the node has discovered this client is lost: ask again."""
-        client = self.node.create_client(kind, name)
-        assert client.wait_for_service(30)
-        time.sleep(0.5)
+        if name not in self.clients:
+            self.clients[name] = self.node.create_client(kind, name)
+            assert self.clients[name].wait_for_service(30)
+            time.sleep(0.5)
+        client = self.clients[name]
         for _ in range(4):
             future = client.call_async(request)
             with suppress(demo.DemoError):

@@ -36,6 +36,41 @@ def test_transitions_are_obeyed_and_an_inactive_node_listens_to_nothing(graph):
     assert change(graph, Transition.TRANSITION_CONFIGURE) and state(graph) == "inactive"
 
 
+TRANSITIONS = {
+    "configure": Transition.TRANSITION_CONFIGURE,
+    "activate": Transition.TRANSITION_ACTIVATE,
+    "deactivate": Transition.TRANSITION_DEACTIVATE,
+    "cleanup": Transition.TRANSITION_CLEANUP,
+}
+ALLOWED = {"unconfigured": {"configure"}, "inactive": {"activate", "cleanup"}, "active": {"deactivate"}}
+
+
+def test_every_transition_from_every_state_twice_is_obeyed_or_refused_and_never_kills(graph):
+    process = graph.fusion({"autostart": False})
+    graph.downstream()
+    for way_in in ((), ("configure",), ("configure", "activate")):
+        for name, transition in TRANSITIONS.items():
+            for step in way_in:
+                assert change(graph, TRANSITIONS[step]), step
+            before = state(graph)
+            first = change(graph, transition)
+            assert first == (name in ALLOWED[before]), (before, name)
+            assert not first or not change(graph, transition), (before, name)  # twice in a row
+            for step in ("deactivate", "cleanup"):
+                change(graph, TRANSITIONS[step])
+            assert state(graph) == "unconfigured"
+    assert process.poll() is None
+    assert change(graph, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+    assert state(graph) == "finalized" and process.poll() is None
+
+
+def test_after_a_failed_configure_the_cause_can_be_removed(graph, tmp_path):
+    graph.fusion({"autostart": False, "student.path": str(tmp_path / "nowhere.safetensors")})
+    assert not change(graph, Transition.TRANSITION_CONFIGURE) and state(graph) == "unconfigured"
+    assert graph.set_parameter("student.path", "").successful
+    assert change(graph, Transition.TRANSITION_CONFIGURE) and change(graph, Transition.TRANSITION_ACTIVATE)
+
+
 def test_a_node_that_cannot_configure_stays_unconfigured_and_alive(graph):
     process = graph.fusion({"student.path": "nowhere.safetensors"})
     assert state(graph) == "unconfigured"
@@ -61,14 +96,16 @@ def test_a_live_parameter_takes_effect_and_an_impossible_value_is_refused_with_t
     refused = graph.set_parameter("registration.mode", "magic")
     assert not refused.successful and "choose one of identity, homography, extrinsic" in refused.reason
     assert not graph.set_parameter("deadline_s", -1.0).successful
+    late = graph.set_parameter("normalisation.mode", "fixed")
+    assert not late.successful and "normalisation.mode is read at configure" in late.reason
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_process_cleanly(graph, number):
-    process = graph.fusion()
+    process, _ = graph.fusion(), graph.downstream()
     graph.cameras()
     process.send_signal(number)
-    assert process.wait(5) == 0
+    assert process.wait(1) == 0
 
 
 @pytest.mark.parametrize("delay_s", [0.3, 0.8, 1.2, 1.4, 1.6, 1.8, 2.0, 2.3])

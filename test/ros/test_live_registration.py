@@ -20,6 +20,7 @@ from fusionproxy_ros.registration import depth
 from fusionproxy_ros.scene import default_calibration
 
 RGB_PX, THERMAL_PX = (320, 240), (160, 128)
+STILL = {"frozen_after_s": 0.0}  # the same thermal image again and again is what these tests want
 CALIBRATION = default_calibration(RGB_PX, THERMAL_PX)
 
 
@@ -58,6 +59,7 @@ def test_depth_mode_takes_each_pixel_at_its_depth_and_the_plane_where_no_depth_i
     graph.fusion(
         extrinsic_parameters(CALIBRATION)
         | {"registration.mode": "depth", "deadline_s": 1.0, "debug_images": True}
+        | STILL
     )
     down, cameras = graph.downstream(), graph.cameras(CALIBRATION)
     publisher = graph.node.create_publisher(Image, "depth/image", 10)
@@ -123,7 +125,7 @@ def test_whatever_is_wrong_with_the_calibration_rgb_passes_and_the_cause_and_cur
     if "registration.calibration_file" in parameters:
         kalibr(tmp_path / "camchain.yaml", ("/front/rgb", "/front/thermal"))
         parameters = {"registration.calibration_file": str(tmp_path / "camchain.yaml")}
-    graph.fusion(extrinsic_parameters(CALIBRATION) | parameters)
+    graph.fusion(extrinsic_parameters(CALIBRATION) | parameters | STILL)
     down, cameras = graph.downstream(), graph.cameras(published)
     status = ask_until(lambda s: cause in s.reason, cameras, down, rgb, thermal)
     assert cure in status.reason and status.mode == FusionStatus.PASSTHROUGH
@@ -135,14 +137,14 @@ def test_a_kalibr_file_with_the_nodes_topics_needs_no_camera_info(graph, tmp_pat
     rgb, thermal = frames()
     kalibr(tmp_path / "camchain.yaml", ("/rgb/image_raw", "/thermal/image_raw"))
     path = str(tmp_path / "camchain.yaml")
-    graph.fusion({"registration.mode": "extrinsic", "registration.calibration_file": path})
+    graph.fusion({"registration.mode": "extrinsic", "registration.calibration_file": path} | STILL)
     down, cameras = graph.downstream(), graph.cameras()
     thermal = np.zeros(RGB_PX[::-1], np.uint8)
     assert ask_until(fused, cameras, down, rgb, thermal).registration_valid_fraction == 1.0
 
 
 def test_a_drift_of_5_px_is_reported_within_10_s_and_with_refinement_removed(graph):
-    graph.fusion({"registration.misalignment_warn_px": 3.0, "max_latency_s": 5.0})
+    graph.fusion({"registration.misalignment_warn_px": 3.0, "max_latency_s": 5.0} | STILL)
     down, cameras = graph.downstream(keep_pixels=False), graph.cameras()
     warnings = []
 

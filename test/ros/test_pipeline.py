@@ -25,10 +25,12 @@ SIZE = (320, 240)
 def recording(seconds, thermal_hz=30):
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 256, (SIZE[1], SIZE[0], 3), np.uint8)
-    thermal = rng.integers(28000, 31000, (120, 160), np.uint16)
+    thermal = [
+        rng.integers(28000, 31000, (120, 160), np.uint16) for _ in range(2)
+    ]  # one alone would be frozen
     return Recording(
         rgb=[(t, rgb) for t in np.arange(0, seconds, 1 / 30)],
-        thermal=[(t, thermal) for t in np.arange(0.007, seconds, 1 / thermal_hz)],
+        thermal=[(t, thermal[i % 2]) for i, t in enumerate(np.arange(0.007, seconds, 1 / thermal_hz))],
         calibration=default_calibration(SIZE, (160, 120)),
     )
 
@@ -80,7 +82,7 @@ def test_the_live_node_gives_the_pixels_that_the_core_gives_offline(graph):
     calibration = default_calibration(SIZE, (160, 120))
     scene = NightRoad(calibration)
     rgb, thermal = scene.rgb(2.0), scene.thermal(2.0)
-    graph.fusion(extrinsic_parameters(calibration) | {"deadline_s": 1.0})
+    graph.fusion(extrinsic_parameters(calibration) | {"deadline_s": 1.0, "frozen_after_s": 0.0})
     down, cameras = graph.downstream(), graph.cameras(calibration)
     stamp_ns, fused = 10**9, None
     while fused is None and stamp_ns < 100 * 10**9:  # the first frames find the calibration being built

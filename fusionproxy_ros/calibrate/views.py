@@ -1,0 +1,321 @@
+"""Where the views of the board come from: two folders of images, or a bag. Streaming, with bounded memory."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from fusionproxy_ros import messages
+from fusionproxy_ros.calibrate.board import Board, BoardError, View, find_board
+from fusionproxy_ros.frames import NS_PER_S, Frame, Mode, Pair
+from fusionproxy_ros.sync import NearestSync, SyncConfig
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+MAX_VIEWS = 40  # more add time and no certainty
+MAX_SEARCHED = 240  # RGB frames of a bag in which the board is searched, evenly spread
+REPEAT = 0.02  # of the image width: a board that moved less since another view adds nothing
+PICTURE_PX = 640  # longer side of the RGB pictures kept for the report
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+THERMAL_NAMES = ("thermal", "lwir", "infra", "flir", "boson", "lepton")
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Exposure:
+    """Both cameras' pictures of one moment; None, with the reason in `problem`, where there is none.
+
+    rgb: (H, W, 3) uint8, BGR. thermal: (H, W) uint8, uint16 or float32. stamp_ns: None for loose files.
+    """
+
+    name: str
+    rgb: np.ndarray | None
+    thermal: np.ndarray | None
+    stamp_ns: int | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Shots:
+    """The views that were kept, and what the report shows of the rest.
+
+    pictures: name -> RGB, reduced to PICTURE_PX, and thermal; of kept views only.
+    searched, found: images per camera, keys "rgb" and "thermal".
+    problems: one line per image that could not be used.
+    """
+
+    views: list[View]
+    pictures: dict[str, tuple[np.ndarray | None, np.ndarray | None]]
+    rgb_size_px: Size
+    thermal_size_px: Size
+    searched: dict[str, int]
+    found: dict[str, int]
+    problems: list[str]
+
+
+def from_folders(rgb_dir: Path, thermal_dir: Path, board: Board) -> Shots:
+    """Search two folders of images that share file names (suffixes may differ). Raises BoardError."""
+    rgb_paths, thermal_paths = _images(rgb_dir), _images(thermal_dir)
+    if not rgb_paths.keys() & thermal_paths.keys():
+        raise BoardError(
+            f"{rgb_dir} and {thermal_dir} share no file name: name both pictures of one moment alike, as "
+            f"rgb/0001.png and thermal/0001.png ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        )
+    names = sorted(rgb_paths.keys() | thermal_paths.keys())
+
+    def exposures() -> Iterator[Exposure]:
+        for name in tqdm(names, desc="searching the board", unit="view"):
+            rgb, rgb_problem = _read(rgb_paths.get(name), cv2.IMREAD_COLOR)
+            thermal, thermal_problem = _read(thermal_paths.get(name), cv2.IMREAD_UNCHANGED)
+            if thermal is not None and thermal.ndim == 3:
+                thermal = cv2.cvtColor(thermal[..., :3], cv2.COLOR_BGR2GRAY)  # only its corners count
+            problem = "; ".join(filter(None, (rgb_problem, thermal_problem)))
+            yield Exposure(name, rgb, thermal, problem=problem)
+
+    return collect(exposures(), board, least_motion=0.0)
+
+
+def from_bag(
+    bag: Path, board: Board, rgb_topic: str | None = None, thermal_topic: str | None = None
+) -> Shots:
+    """Search a bag (rosbag2, sqlite3 or mcap): at most MAX_SEARCHED RGB frames, each with the nearest thermal frame.
+
+    Topics not given are found by type and name. Raises BoardError naming cause and cure.
+    """
+    return collect(_bag_exposures(bag, rgb_topic, thermal_topic), board, least_motion=REPEAT)
+
+
+def collect(exposures: Iterable[Exposure], board: Board, least_motion: float) -> Shots:
+    """Search every exposure and keep at most MAX_VIEWS views that differ most.
+
+    least_motion: of the image width; of two views whose boards differ by less only the better one is kept.
+    Raises BoardError when no image can be used.
+    """
+    kept = _Kept(least_motion)
+    searched, found = {"rgb": 0, "thermal": 0}, {"rgb": 0, "thermal": 0}
+    sizes_px: dict[str, Size] = {}
+    problems = []
+    for exposure in exposures:
+        problem, corners = exposure.problem, {}
+        for side in ("rgb", "thermal"):
+            pixels = getattr(exposure, side)
+            corners[side] = None
+            if pixels is None:
+                continue
+            size_px = pixels.shape[1], pixels.shape[0]
+            if sizes_px.setdefault(side, size_px) != size_px:
+                expected = "{}x{}".format(*sizes_px[side])
+                problem = (
+                    f"{side} is {size_px[0]}x{size_px[1]}, others {expected}: one size per camera, please"
+                )
+                continue
+            searched[side] += 1
+            corners[side] = find_board(pixels, board)
+            found[side] += corners[side] is not None
+        if problem:
+            problems.append(f"{exposure.name}: {problem}")
+        kept.offer(exposure, View(exposure.name, corners["rgb"], corners["thermal"]))
+    if len(sizes_px) < 2:
+        raise BoardError("no usable image of both cameras" + "".join(f"\n  {line}" for line in problems[:10]))
+    return Shots(
+        views=[candidate.view for candidate in kept.candidates],
+        pictures={candidate.view.name: candidate.pictures for candidate in kept.candidates},
+        rgb_size_px=sizes_px["rgb"],
+        thermal_size_px=sizes_px["thermal"],
+        searched=searched,
+        found=found,
+        problems=problems,
+    )
+
+
+# --- which views to keep
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """speed: of the board since the exposure before, image widths per second; 0 for loose files."""
+
+    view: View
+    pictures: tuple[np.ndarray | None, np.ndarray | None]
+    speed: float
+    width_px: dict[str, int]
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Smaller is better: seen by both cameras, then standing still, for cameras seldom expose together."""
+        return self.view.rgb is None or self.view.thermal is None, self.speed
+
+
+@dataclass
+class _Kept:
+    """The candidates that differ most, at most MAX_VIEWS of them."""
+
+    least_motion: float
+    candidates: list[_Candidate] = field(default_factory=list)
+    last: tuple[_Candidate, int] | None = None
+
+    def offer(self, exposure: Exposure, view: View) -> None:
+        if view.rgb is None and view.thermal is None:
+            self.last = None
+            return
+        sides = {"rgb": exposure.rgb, "thermal": exposure.thermal}
+        width_px = {side: pixels.shape[1] for side, pixels in sides.items() if pixels is not None}
+        candidate = _Candidate(view, (_reduced(exposure.rgb), exposure.thermal), 0.0, width_px)
+        if exposure.stamp_ns is not None:
+            candidate = _Candidate(
+                view, candidate.pictures, self._speed(candidate, exposure.stamp_ns), width_px
+            )
+            self.last = candidate, exposure.stamp_ns
+        self._insert(candidate)
+
+    def _speed(self, candidate: _Candidate, stamp_ns: int) -> float:
+        if self.last is None:
+            return math.inf
+        before, before_ns = self.last
+        return _motion(before, candidate) * NS_PER_S / max(stamp_ns - before_ns, 1)
+
+    def _insert(self, candidate: _Candidate) -> None:
+        alike = min(self.candidates, key=lambda other: _motion(other, candidate), default=None)
+        if alike is not None and _motion(alike, candidate) < self.least_motion:
+            if candidate.rank < alike.rank:
+                self.candidates[self.candidates.index(alike)] = candidate
+            return
+        self.candidates.append(candidate)
+        if len(self.candidates) > MAX_VIEWS:
+            self.candidates.remove(self._most_redundant())
+
+    def _most_redundant(self) -> _Candidate:
+        """The worse one of the two most alike."""
+        pairs = [(a, b) for i, a in enumerate(self.candidates) for b in self.candidates[:i]]
+        return max(min(pairs, key=lambda pair: _motion(*pair)), key=lambda candidate: candidate.rank)
+
+
+def _motion(a: _Candidate, b: _Candidate) -> float:
+    """RMS distance of the board's points between two views, in image widths; infinite without a common camera."""
+    distances = []
+    for side in ("rgb", "thermal"):
+        before, after = getattr(a.view, side), getattr(b.view, side)
+        if before is not None and after is not None:
+            distances.append(math.sqrt(((before - after) ** 2).sum(axis=1).mean()) / a.width_px[side])
+    return max(distances, default=math.inf)
+
+
+def _reduced(pixels: np.ndarray | None) -> np.ndarray | None:
+    if pixels is None or max(pixels.shape) <= PICTURE_PX:
+        return pixels
+    scale = PICTURE_PX / max(pixels.shape)
+    return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+# --- folders
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise BoardError(f"{folder}: no such folder")
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+
+
+def _read(path: Path | None, flags: int) -> tuple[np.ndarray | None, str]:
+    """Pixels, or None and why."""
+    if path is None:
+        return None, ""  # the other camera's picture still serves its intrinsics
+    pixels = cv2.imread(str(path), flags)
+    if pixels is None:
+        return None, f"{path} is not a readable image"
+    if pixels.dtype not in (np.uint8, np.uint16, np.float32):
+        return None, f"{path} is {pixels.dtype}: give 8 or 16 bit, or 32-bit float"
+    return pixels, ""
+
+
+# --- bags
+
+
+def _bag_exposures(bag: Path, rgb_topic: str | None, thermal_topic: str | None) -> Iterator[Exposure]:
+    try:
+        from rosbags.highlevel import AnyReader, AnyReaderError
+        from rosbags.typesys import Stores, get_typestore
+    except ImportError:
+        raise BoardError(
+            "reading bags needs the rosbags library: pip install rosbags, or give --rgb and --thermal folders"
+        ) from None
+    try:
+        # sqlite3 bags recorded before Iron hold no message definitions; those of images never changed.
+        with AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
+            topics = {c.topic: c for c in reader.connections if c.msgtype in IMAGE_TYPES}
+            rgb_topic, thermal_topic = _choose_topics(reader, topics, rgb_topic, thermal_topic)
+            yield from _pairs(reader, topics[rgb_topic], topics[thermal_topic])
+    except (AnyReaderError, OSError) as error:
+        raise BoardError(
+            f"{bag} cannot be read as a rosbag2 bag ({error}): give the folder that holds metadata.yaml; repair a "
+            "recording that was cut off with `ros2 bag reindex` or `mcap recover`"
+        ) from error
+
+
+def _choose_topics(reader, topics: dict, rgb: str | None, thermal: str | None) -> tuple[str, str]:
+    """The two topics, those not given found by what they carry."""
+    listing = ", ".join(sorted(topics)) or "none"
+    for name in filter(None, (rgb, thermal)):
+        if name not in topics:
+            raise BoardError(f"the bag has no image topic {name}; its image topics: {listing}")
+    free = sorted(topics.keys() - {rgb, thermal})
+    thermals = [topic for topic in free if _is_thermal(reader, topics[topic])]
+    candidates = {"--rgb-topic": [rgb] if rgb else [topic for topic in free if topic not in thermals]}
+    candidates["--thermal-topic"] = [thermal] if thermal else thermals
+    for option, found in candidates.items():
+        if len(found) != 1:
+            raise BoardError(f"the bag does not say which topic to use: give {option}, one of: {listing}")
+    return candidates["--rgb-topic"][0], candidates["--thermal-topic"][0]
+
+
+def _is_thermal(reader, connection) -> bool:
+    """By name, or by an encoding that only thermal cameras use."""
+    if any(name in connection.topic.lower() for name in THERMAL_NAMES):
+        return True
+    for _, _, raw in reader.messages([connection]):
+        return getattr(reader.deserialize(raw, connection.msgtype), "encoding", "") in ("mono16", "16UC1")
+    return False
+
+
+def _pairs(reader, rgb, thermal) -> Iterator[Exposure]:
+    """RGB frames, evenly spread over the bag, each with the thermal frame nearest in time."""
+    sync = NearestSync(SyncConfig(deadline_ns=NS_PER_S, max_hold_ns=0))
+    stride = math.ceil(max(rgb.msgcount, 1) / MAX_SEARCHED)
+    progress = tqdm(desc="searching the board", unit="view", total=math.ceil(rgb.msgcount / stride))
+    seen = 0
+    for connection, arrival_ns, raw in reader.messages([rgb, thermal]):
+        is_rgb = connection.topic == rgb.topic
+        seen += is_rgb
+        if is_rgb and (seen - 1) % stride:
+            continue
+        message = reader.deserialize(raw, connection.msgtype)
+        try:
+            frame = (messages.read_rgb if is_rgb else messages.read_thermal)(message, arrival_ns)
+        except messages.MessageError as error:
+            yield Exposure(_stamp(messages.stamp_to_ns(message.header.stamp)), None, None, problem=str(error))
+            continue
+        for pair in sync.add_rgb(frame) if is_rgb else sync.add_thermal(frame):
+            progress.update()
+            yield _exposure(pair)
+    for pair in sync.poll(2**63):
+        progress.update()
+        yield _exposure(pair)
+    progress.close()
+
+
+def _exposure(pair: Pair) -> Exposure:
+    problem = "" if pair.mode is Mode.FUSED else f"no thermal frame near it ({pair.reason})"
+    thermal = pair.thermal.pixels if pair.mode is Mode.FUSED else None
+    return Exposure(_stamp(pair.rgb.stamp_ns), _bgr(pair.rgb), thermal, pair.rgb.stamp_ns, problem)
+
+
+def _bgr(frame: Frame) -> np.ndarray:
+    return frame.pixels if frame.encoding == "bgr8" else cv2.cvtColor(frame.pixels, cv2.COLOR_RGB2BGR)
+
+
+def _stamp(stamp_ns: int) -> str:
+    return f"{stamp_ns // NS_PER_S}.{stamp_ns % NS_PER_S:09d}"

@@ -1,0 +1,76 @@
+"""Fuses whatever happens: what goes wrong with thermal, calibration or student passes the RGB frame through."""
+
+import math
+import time
+import traceback
+from collections.abc import Callable
+
+from fusionproxy_ros.frames import Fused, FusionError, Mode, Pair
+from fusionproxy_ros.fuser import Fuser
+from fusionproxy_ros.rig import View
+from fusionproxy_ros.worker import run_in_background
+
+FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 60.0  # before the fuser is built again; doubled at each failure
+CALM_S = 60.0  # without a failure: the delay is short again
+
+
+class Guard:
+    """Owns the fuser. A fuser that raised (out of memory, a CUDA error) is dropped and built anew, with back-off.
+
+    build(device): makes a fuser, warmed up; may raise. The first one is built here, and its errors are raised.
+    device: to build on; "cpu" is tried when that fails later, since a broken CUDA context never recovers.
+    log: told of every failure, with its traceback.
+    """
+
+    def __init__(self, build: Callable[[str], Fuser], device: str, log: Callable[[str], None]):
+        self._build, self._device, self._log = build, device, log
+        self._fuser: Fuser | None = build(device)
+        self._delay_s, self._failed_s = FIRST_DELAY_S, -math.inf
+        self._closed = False
+        self.error = ""  # of the last failure, until a fuser works again
+
+    def close(self) -> None:
+        """Forget the fuser, and its memory; a rebuild that waits does nothing any more."""
+        self._closed, self._fuser = True, None
+
+    def fuse(self, pair: Pair, view: View | None) -> Fused:
+        """The answer to one pair; never raises. view: of the rig, None without thermal."""
+        fuser, rgb = self._fuser, pair.rgb.pixels
+        if pair.thermal is None:
+            return Fused(rgb, Mode.PASSTHROUGH, pair.reason)
+        if view.registration is None:
+            return Fused(rgb, Mode.PASSTHROUGH, view.problem)
+        if fuser is None:
+            return Fused(rgb, Mode.PASSTHROUGH, f"the fuser failed and is built again: {self.error}")
+        try:
+            return fuser.fuse(pair, view.registration)
+        except FusionError as error:  # of this frame, not of the fuser
+            return Fused(rgb, Mode.PASSTHROUGH, str(error))
+        except Exception as error:
+            self._drop(error)
+            return Fused(rgb, Mode.PASSTHROUGH, f"the fuser failed: {self.error}")
+
+    def _drop(self, error: Exception) -> None:
+        self.error = f"{type(error).__name__}: {error}"
+        self._log(traceback.format_exc())
+        now_s = time.monotonic()
+        self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
+        if now_s - self._failed_s > CALM_S:
+            self._delay_s = FIRST_DELAY_S
+        self._failed_s, self._fuser = now_s, None
+        run_in_background(self._rebuild)
+
+    def _rebuild(self) -> None:
+        while not self._closed:
+            time.sleep(self._delay_s)
+            for device in (self._device, "cpu"):
+                try:
+                    fuser = self._build(device)
+                except Exception as error:
+                    self.error = f"{type(error).__name__}: {error}"
+                    self._log(traceback.format_exc())
+                    continue
+                if not self._closed:
+                    self._fuser, self.error = fuser, ""
+                return
+            self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)

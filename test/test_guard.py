@@ -1,0 +1,127 @@
+"""Whatever the fuser does, the RGB frame is answered, and the fuser comes back."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip(
+    "rclpy", reason="ROS 2 (rclpy) is not installed: run `make test` or source a ROS installation"
+)
+
+import torch
+
+from fusionproxy_ros import guard
+from fusionproxy_ros.frames import Frame, Mode, Pair
+from fusionproxy_ros.fuser import Fuser
+from fusionproxy_ros.guard import Guard
+from fusionproxy_ros.normalisation import NormalisationConfig
+from fusionproxy_ros.registration import identity
+from fusionproxy_ros.rig import View
+from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
+
+VIEW = View(identity())
+
+
+def pair():
+    rng = np.random.default_rng(0)
+    rgb, thermal = rng.integers(0, 255, (48, 64, 3), np.uint8), rng.integers(0, 255, (48, 64), np.uint8)
+    return Pair(Frame(1, "", rgb, "rgb8"), Frame(1, "", thermal, "mono8"), Mode.FUSED)
+
+
+class Failing:
+    """Builds real fusers whose student raises `error` for the first `count` of them."""
+
+    def __init__(self, error, count, build_errors=0):
+        self.error, self.left, self.build_errors = error, count, build_errors
+        self.devices = []
+
+    def __call__(self, device):
+        self.devices.append(device)
+        if len(self.devices) > 1 and self.build_errors:
+            self.build_errors -= 1
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        fuser = Fuser(load_student(DEFAULT_STUDENT), NormalisationConfig(), "cpu")
+        if self.left:
+            self.left -= 1
+
+            def fail(*_):
+                raise self.error
+
+            fuser._run_student = fail
+        return fuser
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    monkeypatch.setattr(guard, "FIRST_DELAY_S", 0.02)
+
+
+def until_fused(guarded):
+    reasons = []
+    end_s = time.monotonic() + 10
+    while (fused := guarded.fuse(pair(), VIEW)).mode is not Mode.FUSED:
+        reasons.append(fused.reason)
+        assert fused.mode is Mode.PASSTHROUGH and time.monotonic() < end_s
+        time.sleep(0.005)
+    return reasons
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("no memory"), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error")],
+)
+def test_a_fuser_that_fails_passes_rgb_through_with_the_reason_and_is_built_again(hasty, error):
+    told = []
+    guarded = Guard(Failing(error, count=2), "cpu", told.append)
+    reasons = until_fused(guarded)
+    assert str(error) in reasons[0] and any("built again" in reason for reason in reasons)
+    assert len(told) == 2 and "Traceback" in told[0] and not guarded.error
+
+
+def test_where_the_device_stays_broken_the_cpu_takes_over(hasty):
+    build = Failing(RuntimeError("CUDA error"), count=1, build_errors=1)
+    guarded = Guard(build, "cuda", lambda _: None)
+    until_fused(guarded)
+    assert build.devices == ["cuda", "cuda", "cpu"]
+
+
+def test_the_delay_doubles_while_failures_follow_each_other(hasty):
+    guarded = Guard(Failing(MemoryError(), count=4), "cpu", lambda _: None)
+    until_fused(guarded)
+    assert guarded._delay_s == pytest.approx(0.02 * 8)
+
+
+def test_the_first_failure_to_build_is_raised():
+    def broken(device):
+        raise RuntimeError("no such device")
+
+    with pytest.raises(RuntimeError, match="no such device"):
+        Guard(broken, "cuda", lambda _: None)
+
+
+def test_nothing_is_built_after_close(hasty):
+    build = Failing(MemoryError(), count=1)
+    guarded = Guard(build, "cpu", lambda _: None)
+    guarded.fuse(pair(), VIEW)
+    guarded.close()
+    time.sleep(0.2)
+    assert len(build.devices) <= 2 and guarded._fuser is None
+    assert guarded.fuse(pair(), VIEW).mode is Mode.PASSTHROUGH
+
+
+def test_without_thermal_or_registration_the_fuser_is_not_asked():
+    guarded = Guard(Failing(MemoryError(), count=1), "cpu", lambda _: None)
+    without = Pair(pair().rgb, None, Mode.PASSTHROUGH, "no thermal frame received")
+    assert guarded.fuse(without, None).reason == "no thermal frame received"
+    waiting = View(None, "waiting for rgb/camera_info")
+    assert guarded.fuse(pair(), waiting).reason == "waiting for rgb/camera_info"
+    assert not guarded.error
+
+
+def test_images_that_do_not_fit_are_the_frames_fault_and_not_the_fusers():
+    guarded = Guard(Failing(MemoryError(), count=0), "cpu", lambda _: None)
+    colour = Pair(pair().rgb, Frame(1, "", np.zeros((4, 4, 3), np.uint8), ""), Mode.FUSED)
+    assert "publish one channel" in guarded.fuse(colour, VIEW).reason
+    assert guarded.fuse(pair(), VIEW).mode is Mode.FUSED and threading.active_count() < 50

@@ -1,0 +1,89 @@
+"""A thermal camera that repeats itself or looks at its shutter is not looked at; a quiet scene is."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from fusionproxy_ros.frames import Frame, Mode
+from fusionproxy_ros.shutter import FLAT_MAX_NS, ShutterGate
+from fusionproxy_ros.sync import NearestSync, SyncConfig
+
+MS = 1_000_000
+PERIOD_MS = 33
+FROZEN_AFTER_NS = 200 * MS
+
+
+def scene(seed, dtype=np.uint16, low=28_000, span=2_000):
+    """A gradient with a little noise, which no two frames share."""
+    noise = np.random.default_rng(seed).normal(0, span / 200, (120, 160))
+    return (low + span * np.linspace(0, 1, 160) + noise).astype(dtype)
+
+
+def reasons(images, period_ms=PERIOD_MS, gate=None):
+    gate = gate or ShutterGate()
+    return [
+        gate.check(Frame((i + 1) * period_ms * MS, "", image, ""), FROZEN_AFTER_NS)
+        for i, image in enumerate(images)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_live_camera_always_counts(dtype):
+    span = 200 if dtype == np.uint8 else 2_000
+    assert not any(reasons([scene(i, dtype, 20, span) for i in range(60)]))
+
+
+def test_an_image_that_repeats_counts_for_a_while_and_then_is_frozen_until_it_changes():
+    told = reasons([scene(0)] * 12 + [scene(1)])
+    assert not any(told[:7]) and all("frozen: the same image for" in reason for reason in told[8:12])
+    assert told[12] == ""
+
+
+def test_repeats_of_a_slow_camera_behind_a_fast_driver_count():
+    assert not any(reasons([scene(i // 4) for i in range(60)]))  # 7.5 Hz shown at 30 Hz
+
+
+def test_nan_of_dead_pixels_does_not_hide_that_an_image_repeats():
+    image = scene(0, np.float32)
+    image[3, 4] = np.nan
+    assert "frozen" in reasons([image.copy() for _ in range(12)])[-1]
+
+
+@pytest.mark.parametrize("level", [0, 29_000, 65_535])
+def test_a_shutter_is_flat_at_any_level_and_passes(level):
+    shutter = [np.clip(level + scene(i, span=20) - 28_000.0, 0, 65_535).astype(np.uint16) for i in range(10)]
+    told = reasons([scene(i) for i in range(30)] + shutter + [scene(99)])
+    assert not any(told[:30]) and all("flat" in reason for reason in told[30:40]) and told[40] == ""
+
+
+def test_a_scene_that_stays_flat_is_the_scene_after_all():
+    frames = int(FLAT_MAX_NS / MS / PERIOD_MS)
+    flat = [scene(i, span=20) for i in range(frames + 10)]
+    told = reasons([scene(i) for i in range(30)] + flat)
+    assert told[-1] == "" and "flat" in told[30 + frames // 2]
+
+
+def test_a_scene_that_slowly_loses_its_contrast_is_never_refused():
+    assert not any(reasons([scene(i, span=2_000 * 0.97**i) for i in range(200)]))
+
+
+def test_frozen_thermal_is_held_then_passed_through_with_the_reason_and_fuses_again_with_its_first_new_frame():
+    sync = NearestSync(
+        SyncConfig(tolerance_ns=40 * MS, max_hold_ns=500 * MS, frozen_after_ns=FROZEN_AFTER_NS)
+    )
+    rgb = np.zeros((1, 1, 3), np.uint8)
+    pairs = []
+    for i in range(1, 60):
+        stamp_ns = i * PERIOD_MS * MS
+        image = scene(i if i < 20 or i >= 50 else 20)
+        sync.add_thermal(Frame(stamp_ns, "", image, "", stamp_ns))
+        pairs += sync.add_rgb(Frame(stamp_ns, "", rgb, "rgb8", stamp_ns))
+    modes = [pair.mode for pair in pairs]
+    changes = [modes[0], *(b for a, b in pairwise(modes) if a != b)]
+    assert len(pairs) == 59 and changes == [Mode.FUSED, Mode.HELD, Mode.PASSTHROUGH, Mode.FUSED]
+    assert modes[49] is Mode.FUSED  # frame 50 is the first new one
+    assert all("frozen" in pair.reason for pair in pairs if pair.mode is not Mode.FUSED)
+    assert all(
+        pair.ready_ns == pair.rgb.arrival_ns for pair in pairs
+    )  # no frame waits for what will not come
