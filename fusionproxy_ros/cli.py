@@ -160,6 +160,20 @@ def calibrate(args) -> int:
     return command.from_scenes(args, pictures)
 
 
+def soak(args) -> int:
+    """Play every fault against the live node; 1 when a promise was broken."""
+    try:
+        from fusionproxy_ros import soak  # needs ROS
+    except ImportError as error:
+        raise InputError(
+            f"the soak needs ROS 2 and this package built ({error}): run make install or colcon build"
+        ) from None
+    report = soak.run(args.minutes, args.seed, args.out)
+    soak.print_table(report)
+    print(f"\n  {args.out}/report.json")
+    return 1 if report["broken"] else 0
+
+
 def _board(text: str) -> tuple[int, int]:
     columns, _, rows = text.partition("x")
     if not (columns.isdigit() and rows.isdigit()):
@@ -243,6 +257,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--out", type=Path, default=Path("out/calibration"), help="folder of the results")
     one.set_defaults(run=calibrate)
+
+    one = commands.add_parser("soak", help="play every fault, alone and in pairs, against the live node")
+    one.add_argument(
+        "--minutes", type=_positive, default=20.0, help="length; each fault alone takes 5 already"
+    )
+    one.add_argument("--seed", type=int, default=0, help="of the pairs and of what is random in a fault")
+    one.add_argument("--out", type=Path, default=Path("out/soak"), help="folder for report.json")
+    one.set_defaults(run=soak)
     return parser
 
 

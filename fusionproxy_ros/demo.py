@@ -132,15 +132,21 @@ def prepare_environment() -> None:
     use_large_segments()
 
 
-def start_node(parameters: dict, remappings: dict[str, str] | None = None) -> subprocess.Popen:
-    """The installed fusion_node as its own process, as `ros2 run` would start it."""
+def start_node(
+    parameters: dict,
+    remappings: dict[str, str] | None = None,
+    params_file: Path | None = None,
+    output=None,
+) -> subprocess.Popen:
+    """The installed fusion_node as its own process, as `ros2 run` would start it; output: file for what it prints."""
     launcher = Path(get_package_prefix("fusionproxy_ros")) / "lib" / "fusionproxy_ros" / "fusion_node"
     command = [sys.executable, str(launcher), "--ros-args"]
+    command += ["--params-file", str(params_file)] if params_file else []
     for name, value in parameters.items():
         command += ["-p", f"{name}:={json.dumps(value)}"]
     for old, new in (remappings or {}).items():
         command += ["-r", f"{old}:={new}"]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 
 def stop_process(process: subprocess.Popen, timeout_s: float = 10.0) -> int:

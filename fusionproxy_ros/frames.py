@@ -16,6 +16,11 @@ class RegistrationError(FusionError):
     """The thermal image cannot be moved onto the RGB grid. The message names the cause and the cure."""
 
 
+def shown(text: str) -> str:
+    """What somebody else wrote, as a reason or a log may show it: one short line without control characters."""
+    return ascii(text if len(text) <= 60 else text[:57] + "...")[1:-1]
+
+
 class Mode(IntEnum):
     """How much thermal information an output frame carries. Values equal those in FusionStatus.msg."""
 

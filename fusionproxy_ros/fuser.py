@@ -12,7 +12,7 @@ from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser
 from fusionproxy_ros.registration import Registration
 from fusionproxy_ros.student import Student
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # <malloc.h>
 
 
 class DeviceError(FusionError):
@@ -27,6 +27,9 @@ def keep_freed_memory() -> None:
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # glibc's largest
         mallopt(M_TRIM_THRESHOLD, 512 << 20)
+        mallopt(
+            M_ARENA_MAX, 2
+        )  # what one thread frees another can have: threads that build grids come and go
 
 
 def pick_device(name: str) -> torch.device:
@@ -90,6 +93,10 @@ class Fuser:
         start_ns = time.monotonic_ns()
         depth_m = pair.depth.pixels if pair.depth else None
         registered = registration.register(pair.thermal.pixels, rgb.size_px, depth_m)
+        if not registered.valid_fraction:
+            return Fused(
+                rgb.pixels, Mode.PASSTHROUGH, "the thermal camera sees nothing of the RGB picture: calibrate"
+            )
         registered_ns = time.monotonic_ns()
         normalised = self._normaliser.normalise(
             registered.pixels, registered.mask, pair.thermal.stamp_ns, pair.epoch

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from fusionproxy_ros.frames import Camera, RegistrationError
+from fusionproxy_ros.frames import Camera, RegistrationError, shown
 
 COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 ROUND_TRIP_TOLERANCE_PX = 0.01
 MIN_DEPTH_M = 1e-6  # points nearer than this to the camera's own plane count as behind it
+MIN_FOCAL_PX, MAX_FOCAL_PX = 1e-2, 1e7  # beyond, arithmetic ends before optics does
 
 Size = tuple[int, int]
 
@@ -33,7 +34,7 @@ def _radial(camera: Camera, theta: np.ndarray) -> np.ndarray:
     return radius * numerator / denominator
 
 
-def _radial_table(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+def radial_table(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
     """Angles (radians) and their distorted radii, up to where the lens model stops being monotonic.
 
     Distortion polynomials hold inside the calibrated field of view only. Beyond it most of them turn round
@@ -89,7 +90,7 @@ def rays(camera: Camera, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     distorted = (pixels - camera.k[:2, 2]) @ np.linalg.inv(camera.k[:2, :2]).T
     if _is_undistorted(camera):
         return distorted, np.ones(len(pixels), bool)
-    theta_knots, radius_knots = _radial_table(camera)
+    theta_knots, radius_knots = radial_table(camera)
     tolerance = ROUND_TRIP_TOLERANCE_PX / max(camera.k[0, 0], camera.k[1, 1])
     radial = distorted
     for _ in range(20):
@@ -114,7 +115,7 @@ def project(camera: Camera, points_m: np.ndarray) -> tuple[np.ndarray, np.ndarra
     if _is_undistorted(camera):
         return directions @ camera.k[:2, :2].T + camera.k[:2, 2], in_front
     radius = np.hypot(directions[:, 0], directions[:, 1])
-    limit = np.tan(_radial_table(camera)[0][-1])
+    limit = np.tan(radial_table(camera)[0][-1])
     directions = directions * (np.minimum(radius, limit) / np.maximum(radius, 1e-12))[:, None]
     pixels = _distort(camera, directions) @ camera.k[:2, :2].T + camera.k[:2, 2]
     return pixels, in_front & (radius <= limit)
@@ -164,6 +165,11 @@ def check_camera(camera: Camera, name: str) -> None:
             f"{topic} has K={k.ravel().tolist()}, which is no pinhole matrix: give [fx 0 cx, 0 fy cy, 0 0 1] "
             "with positive fx and fy, row by row"
         )
+    fx, fy = k[0, 0], k[1, 1]
+    if not MIN_FOCAL_PX <= min(fx, fy) <= max(fx, fy) <= MAX_FOCAL_PX or abs(k[0, 1]) > fx:
+        raise RegistrationError(
+            f"{topic} has K={k.ravel().tolist()}: no camera has such a focal length or skew; calibrate it again"
+        )
     if camera.width_px <= 0 or camera.height_px <= 0:
         raise RegistrationError(
             f"{topic} is for an image of {camera.width_px}x{camera.height_px} px: publish the width and "
@@ -174,7 +180,7 @@ def check_camera(camera: Camera, name: str) -> None:
         return  # no distortion, whatever the model's name: a driver may leave it empty
     if camera.distortion_model not in COEFFICIENTS:
         raise RegistrationError(
-            f'{topic} has distortion_model "{camera.distortion_model}": supported are '
+            f'{topic} has distortion_model "{shown(camera.distortion_model)}": supported are '
             f"{', '.join(COEFFICIENTS)} (OpenCV's fisheye is equidistant); calibrate with one of them"
         )
     allowed = COEFFICIENTS[camera.distortion_model]

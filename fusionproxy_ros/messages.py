@@ -9,7 +9,7 @@ import sys
 import cv2
 import numpy as np
 
-from fusionproxy_ros.frames import NS_PER_S, Camera, Frame, FusionError
+from fusionproxy_ros.frames import NS_PER_S, Camera, Frame, FusionError, shown
 
 # encoding -> (dtype, channels). 8UC1 and 8UC3 are OpenCV's names; it means BGR by the latter.
 LAYOUTS = {
@@ -29,6 +29,10 @@ THERMAL_ENCODINGS = {
     np.dtype(np.uint16): "mono16",
     np.dtype(np.float32): "32FC1",
 }
+
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"  # first bytes of the files that are decoded
+MAX_COMPRESSED_PX = 1 << 26  # a few kB may announce gigabytes; cameras have less than that
 
 
 class MessageError(FusionError):
@@ -52,7 +56,7 @@ def read_pixels(msg) -> np.ndarray:
     """
     if msg.encoding not in LAYOUTS:
         raise EncodingError(
-            f"encoding '{msg.encoding}' is not supported: publish one of {', '.join(LAYOUTS)}"
+            f"encoding '{shown(msg.encoding)}' is not supported: publish one of {', '.join(LAYOUTS)}"
         )
     dtype, channels = LAYOUTS[msg.encoding]
     dtype = np.dtype(dtype)
@@ -74,18 +78,20 @@ def read_pixels(msg) -> np.ndarray:
 
 
 def _bridge(msg, encoding: str) -> np.ndarray:
-    """Convert through cv_bridge, which knows Bayer and YUV; MessageError where it is missing or fails too."""
+    """Convert through cv_bridge, which knows Bayer and YUV; EncodingError where it is missing or fails too."""
     try:
         from cv_bridge import CvBridge
     except ImportError:
         raise EncodingError(
-            f"encoding '{msg.encoding}' needs cv_bridge, which is not installed: install ros-$ROS_DISTRO-cv-bridge "
-            f"or publish one of {', '.join(LAYOUTS)}"
+            f"encoding '{shown(msg.encoding)}' needs cv_bridge, which is not installed: "
+            f"install ros-$ROS_DISTRO-cv-bridge or publish one of {', '.join(LAYOUTS)}"
         ) from None
     try:
         return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(msg, encoding))
     except Exception as error:
-        raise MessageError(f"cv_bridge cannot convert '{msg.encoding}' to {encoding}: {error}") from error
+        raise EncodingError(
+            f"cv_bridge cannot convert '{shown(msg.encoding)}' to {encoding}: {shown(str(error))}"
+        ) from error
 
 
 def _frame(msg, pixels: np.ndarray, encoding: str, arrival_ns: int) -> Frame:
@@ -120,8 +126,8 @@ def read_thermal(msg, arrival_ns: int = 0) -> Frame:
     if not stamp_to_ns(msg.header.stamp):
         raise MessageError("thermal stamp is zero: have the driver stamp its images")
     if hasattr(msg, "format"):
-        if "png" not in msg.format.lower():
-            raise MessageError(f"thermal compressed as '{msg.format}' is lossy: publish raw or PNG")
+        if "png" not in msg.format.lower() or not bytes(msg.data[:8]) == PNG:
+            raise MessageError(f"thermal compressed as '{shown(msg.format)}' is lossy: publish raw or PNG")
         pixels = _decompress(msg, cv2.IMREAD_UNCHANGED)
     elif msg.encoding in LAYOUTS:
         pixels = read_pixels(msg)
@@ -129,7 +135,9 @@ def read_thermal(msg, arrival_ns: int = 0) -> Frame:
         pixels = _bridge(msg, "passthrough")
     if pixels.ndim != 2 or pixels.dtype not in THERMAL_ENCODINGS:
         found = getattr(msg, "encoding", None) or msg.format
-        raise MessageError(f"thermal is '{found}': publish one channel as mono8, mono16, 16UC1 or 32FC1")
+        raise MessageError(
+            f"thermal is '{shown(found)}': publish one channel as mono8, mono16, 16UC1 or 32FC1"
+        )
     return _frame(msg, pixels, THERMAL_ENCODINGS[pixels.dtype], arrival_ns)
 
 
@@ -142,19 +150,38 @@ def read_depth(msg, arrival_ns: int = 0) -> Frame:
     if pixels.dtype == np.uint16 and pixels.ndim == 2:
         pixels = pixels * np.float32(1e-3)
     elif pixels.dtype != np.float32:
-        raise EncodingError(f"depth is '{msg.encoding}': publish 16UC1 in mm or 32FC1 in m")
+        raise EncodingError(f"depth is '{shown(msg.encoding)}': publish 16UC1 in mm or 32FC1 in m")
     return _frame(msg, pixels, "32FC1", arrival_ns)
 
 
 def _decompress(msg, flags: int) -> np.ndarray:
     data = np.frombuffer(msg.data, np.uint8)
+    name = f"compressed image ('{shown(msg.format)}', {data.size} bytes)"
+    width_px, height_px = _announced_size_px(data.tobytes())
+    if width_px * height_px > MAX_COMPRESSED_PX:
+        raise MessageError(f"{name} cannot be decoded: it announces {width_px}x{height_px} px")
     try:
-        pixels = cv2.imdecode(data, flags) if data.size else None
-    except cv2.error:  # larger than OpenCV agrees to decode
+        pixels = cv2.imdecode(data, flags) if width_px * height_px else None
+    except cv2.error:
         pixels = None
     if pixels is None:
-        raise MessageError(f"compressed image ('{msg.format}', {data.size} bytes) cannot be decoded")
+        raise MessageError(f"{name} cannot be decoded: publish PNG or JPEG")
     return pixels
+
+
+def _announced_size_px(data: bytes) -> tuple[int, int]:
+    """(width, height) in the header of a PNG or JPEG file; (0, 0) where it is neither, or has no header."""
+    if data.startswith(PNG) and len(data) >= 24:
+        return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    at = 2 if data.startswith(JPEG) else len(data)
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
+        at += (
+            1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        )  # a fill byte, or a segment
+    return 0, 0
 
 
 def fill_image(msg, header, pixels: np.ndarray, encoding: str):
@@ -201,5 +228,6 @@ def intrinsics(msg) -> tuple:
     return (
         *(msg.width, msg.height, msg.binning_x, msg.binning_y),
         *(roi.x_offset, roi.y_offset, roi.width, roi.height),
-        *(msg.distortion_model, tuple(msg.d), tuple(msg.k), tuple(msg.p)),
+        # As bytes: NaN differs from itself, and would be another calibration with each message.
+        *(msg.distortion_model, *(np.array(v, np.float64).tobytes() for v in (msg.d, msg.k, msg.p))),
     )

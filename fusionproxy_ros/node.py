@@ -29,7 +29,7 @@ from fusionproxy_ros.health import DROPPED, REFUSED, FusionStatus, Health
 from fusionproxy_ros.inputs import Inputs
 from fusionproxy_ros.rig import AlignmentWatch, Rig
 from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
-from fusionproxy_ros.sync import NearestSync
+from fusionproxy_ros.sync_policy import make_sync
 from fusionproxy_ros.tf import TransformSource
 from fusionproxy_ros.worker import Worker
 
@@ -70,8 +70,8 @@ class FusionNode(LifecycleNode):
     """Callbacks run in one single-threaded executor; one worker thread owns the fuser and publishes."""
 
     def __init__(self, **kwargs):
-        super().__init__("fusion", **kwargs)
-        parameters.declare(self)
+        super().__init__("fusion", automatically_declare_parameters_from_overrides=True, **kwargs)
+        self._wrong_parameters = parameters.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._settings = parameters.Parameters()
@@ -85,6 +85,8 @@ class FusionNode(LifecycleNode):
     @_told
     def on_configure(self, state) -> TransitionCallbackReturn:
         try:
+            if self._wrong_parameters:
+                raise parameters.ParameterError("; ".join(self._wrong_parameters.values()))
             self._configure(parameters.read(self))
         except FusionError as error:
             self.get_logger().error(f"cannot configure: {error}")
@@ -94,6 +96,7 @@ class FusionNode(LifecycleNode):
 
     def _configure(self, p: parameters.Parameters) -> None:
         self._settings = p
+        make_sync(p.sync_policy, p.sync_config())  # says now what it would say at activation
         student_path = Path(p.student_path) if p.student_path else DEFAULT_STUDENT
         self._guard = Guard(partial(_build_fuser, p, load_student(student_path)), p.device, self._log_error)
         transforms = TransformSource(self) if p.extrinsics_source == "tf" else None
@@ -127,7 +130,9 @@ class FusionNode(LifecycleNode):
     @_told
     def on_activate(self, state) -> TransitionCallbackReturn:
         p = self._settings
-        self._worker = Worker(NearestSync(p.sync_config()), p.max_latency_ns, self._answer, self._skip)
+        self._worker = Worker(
+            make_sync(p.sync_policy, p.sync_config()), p.max_latency_ns, self._answer, self._skip
+        )
         self._follow_demand()
         return super().on_activate(state)
 
@@ -178,6 +183,8 @@ class FusionNode(LifecycleNode):
             self._settings = parameters.changed(self._settings, updates, only_live=bool(self._configured))
         except FusionError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        for update in updates:
+            self._wrong_parameters.pop(update.name, None)
         if self._worker:
             self._worker.configure(self._settings.sync_config(), self._settings.max_latency_ns)
             self._rig.set_settings(self._settings)
@@ -216,10 +223,10 @@ class FusionNode(LifecycleNode):
         if info := self._inputs.rgb_info:
             info.header = source.header
             self._publish("camera_info", info)
-        self._watch.offer(pair, fused, view, self._settings)
         self._health.misalignment = self._watch.estimate
         status = self._health.answered(pair, fused, view, start_ns, fused_ns, time.monotonic_ns())
         self._publish("status", status)
+        self._watch.offer(pair, fused, view, self._settings)
         if "overlay" in self._outputs and fused.thermal is not None:
             self._publish("thermal", messages.fill_image(Image(), source.header, fused.thermal, "mono8"))
             picture = overlay(pair.rgb, fused.thermal)

@@ -12,6 +12,7 @@ import numpy as np
 from fusionproxy_ros.frames import NS_PER_S, FusionError
 
 MAX_SAMPLES = 40_000  # pixels the AGC looks at; the percentiles of a frame need no more
+LARGEST_VALUE = 1e6  # of float pixels, kelvin, Celsius or counts; beyond lie marks such as the largest float
 SMALLEST_SPAN = 0.01  # below every sensor's noise, in counts or kelvin; keeps the gain finite
 
 
@@ -165,7 +166,7 @@ def _measure(
     sample = sample.ravel() if mask is None else sample[mask[::step, ::step]]
     min_span = config.min_span_counts
     if sample.dtype == np.float32:
-        sample = sample[np.isfinite(sample)]
+        sample = sample[np.abs(sample) <= LARGEST_VALUE]  # NaN is not
         min_span = config.min_span_k
     if not sample.size:
         return None

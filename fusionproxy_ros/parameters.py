@@ -4,6 +4,7 @@ config/fusion.yaml is the manual for users; a test holds it and this table toget
 """
 
 import dataclasses
+import difflib
 from dataclasses import dataclass, field
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -52,6 +53,12 @@ class Parameters:
         "raw",
         "compressed subscribes to thermal/image_raw/compressed (PNG only: JPEG destroys counts).",
         choices=("raw", "compressed"),
+    )
+    sync_policy: str = _parameter(
+        "sync_policy",
+        "nearest",
+        "nearest is ours; the others let ROS's message_filters choose the pairs, where it is installed.",
+        choices=("nearest", "approximate_time", "exact_time"),
     )
     sync_tolerance_s: float = _parameter(
         "sync_tolerance_s",
@@ -240,6 +247,7 @@ class Parameters:
         )
 
 
+ROS_OWN = {"use_sim_time", "start_type_description_service"}
 FIELDS = {f.metadata["name"]: f for f in dataclasses.fields(Parameters)}
 
 
@@ -260,14 +268,29 @@ def describe(name: str) -> ParameterDescriptor:
     return descriptor
 
 
-def declare(node) -> None:
-    """Declare every parameter on `node`. Raises ParameterError for a value of the wrong type or out of range."""
+def declare(node) -> dict[str, str]:
+    """Declare every parameter on `node`; name -> what is wrong with the value that the node was started with.
+
+    node: made with automatically_declare_parameters_from_overrides, the public way to learn every name it was given.
+    A wrong one stands at its default; configure refuses while any is left, set_parameters takes a known one away.
+    """
+    wrong = {}
+    for name in set(node.get_parameters_by_prefix("")) - ROS_OWN:
+        node.undeclare_parameter(
+            name
+        )  # declared below, or by its publisher (qos_overrides), with description and range
+        if name not in FIELDS and not name.startswith("qos_overrides."):
+            near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)[0]
+            wrong[name] = f"parameter {name} is unknown: did you mean {near}? Correct it and start again"
     for name, f in FIELDS.items():
         default = list(f.default) if isinstance(f.default, tuple) else f.default
         try:
             node.declare_parameter(name, default, describe(name))
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            raise ParameterError(f"parameter {name}: {error}") from error
+            node.declare_parameter(name, default, describe(name), ignore_override=True)
+            hint = f"; write {float(default)}, not {round(default)}" if isinstance(default, float) else ""
+            wrong[name] = f"parameter {name}: {error}{hint}"
+    return wrong
 
 
 def read(node) -> Parameters:

@@ -13,14 +13,16 @@ import numpy as np
 
 from fusionproxy_ros.calibration import check_calibration
 from fusionproxy_ros.frames import Calibration, Camera, RegistrationError
-from fusionproxy_ros.lens import MIN_DEPTH_M, Size, numbers, project, rays, scaled
+from fusionproxy_ros.lens import MIN_DEPTH_M, Size, numbers, project, radial_table, rays, scaled
 
 FEATHER_PX = 24  # a thermal view that ends at a visible line draws the eye, and detectors, to it
 MAX_GRIDS = 4  # sizes seldom change in mid-stream; 640x480 costs 3.3 MB a grid
 MAX_ANGLE_DEG = 80.0  # of the thermal view registration by depth uses; its lens table is flat
 OUTSIDE_PX = -1e6
+MAX_SIDE_PX = 32_766  # of the images that cv2.remap takes
+MAX_LENS_CELLS = 1 << 24  # 134 MB
 CELL_MARGIN = (
-    1.2  # cells of the occlusion test against the spacing of RGB pixels: none may stay empty inside a surface
+    1.2  # cells of the occlusion test over the spacing of RGB pixels: none stays empty inside a surface
 )
 HIDDEN_PX = 1.0
 SMALLEST_WEIGHT = 1e-3  # of a valid pixel
@@ -85,6 +87,10 @@ class Registration:
 
     def _build_grid(self, thermal_size_px: Size, rgb_size_px: Size) -> Grid | None:
         """None where the thermal image lies on the RGB grid already. Call it as `grid`, which remembers."""
+        if max(*thermal_size_px, *rgb_size_px) > MAX_SIDE_PX:
+            raise RegistrationError(
+                f"thermal is {thermal_size_px} px and RGB {rgb_size_px}: neither side may exceed {MAX_SIDE_PX}"
+            )
         u, v = _pixel_grid(rgb_size_px, self.shift_px)
         return _grid(*self._sampler(u, v, thermal_size_px, rgb_size_px), thermal_size_px)
 
@@ -167,7 +173,7 @@ def extrinsic(calibration: Calibration, plane_depth_m: float, rgb_is_rectified: 
 
     A pixel is invalid when its ray cannot be found (round trip off by more than ROUND_TRIP_TOLERANCE_PX),
     when its point lies behind the thermal camera, beyond the radius up to which the thermal lens model is
-    monotonic (see `_radial_table`), or outside the thermal image.
+    monotonic (see `radial_table`), or outside the thermal image.
     Images of another size than the calibration's are followed when both sides scale alike (binning).
     Raises RegistrationError for a calibration that cannot be used; register() raises it for a size that does
     not fit.
@@ -277,12 +283,23 @@ def _checked(calibration: Calibration, plane_depth_m: float, rgb_is_rectified: b
     return calibration
 
 
+def _grid_rays(camera: Camera, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `rays`, for the pixels of a grid. The last answers are kept: a new plane depth needs the same rays."""
+    numbers_of = camera.k.tobytes(), camera.distortion_model, camera.d.tobytes()
+    return _kept_rays(*numbers_of, float(u[0, 0]), float(v[0, 0]), u.shape)
+
+
+@lru_cache(maxsize=2)
+def _kept_rays(k: bytes, model: str, d: bytes, u0: float, v0: float, shape: tuple[int, int]):
+    camera = Camera(shape[1], shape[0], np.frombuffer(k).reshape(3, 3), model, np.frombuffer(d))
+    u, v = _pixel_grid(shape[::-1], (u0, v0))
+    return rays(camera, np.stack([u.ravel(), v.ravel()], axis=1))
+
+
 def _plane_sampler(calibration: Calibration, plane_depth_m: float) -> Callable:
     def sampler(u: np.ndarray, v: np.ndarray, thermal_size_px: Size, rgb_size_px: Size):
         thermal = scaled(calibration.thermal, thermal_size_px, "thermal")
-        directions, found = rays(
-            scaled(calibration.rgb, rgb_size_px, "rgb"), np.stack([u.ravel(), v.ravel()], axis=1)
-        )
+        directions, found = _grid_rays(scaled(calibration.rgb, rgb_size_px, "rgb"), u, v)
         points_m = plane_depth_m * np.column_stack([directions, np.ones(len(directions))])
         pixels, in_view = project(thermal, points_m @ calibration.rotation.T + calibration.translation_m)
         return (*pixels.T.reshape(2, *u.shape), (found & in_view).reshape(u.shape))
@@ -330,7 +347,7 @@ class _DepthRegistration(Registration):
         rgb = scaled(self._calibration.rgb, rgb_size_px, "rgb")
         thermal = scaled(self._calibration.thermal, thermal_size_px, "thermal")
         u, v = _pixel_grid(rgb_size_px, self.shift_px)
-        directions, found = rays(rgb, np.stack([u.ravel(), v.ravel()], axis=1))
+        directions, found = _grid_rays(rgb, u, v)
         turned = self._calibration.rotation @ np.vstack([directions.T, np.ones(len(directions))])
         k, lens = _lens_table(thermal)
         focal_ratio = np.sqrt(thermal.k[0, 0] * thermal.k[1, 1] / (rgb.k[0, 0] * rgb.k[1, 1]))
@@ -385,10 +402,17 @@ def _lens_table(thermal: Camera) -> tuple[np.ndarray, np.ndarray]:
     )
     directions, found = rays(thermal, border)
     reach = np.tan(np.radians(MAX_ANGLE_DEG))
+    if thermal.d.any():
+        reach = min(reach, np.tan(radial_table(thermal)[0][-1]))  # past it the lens model says nothing
     if not found.all():  # the lens model ends inside the image
         directions = np.vstack([directions[found], [(-reach, -reach), (reach, reach)]])
     directions = directions.clip(-reach, reach) @ thermal.k[:2, :2].T
     low, high = np.floor(directions.min(axis=0)), np.ceil(directions.max(axis=0))
+    if not np.prod(high - low + 1) <= MAX_LENS_CELLS:  # NaN is not
+        raise RegistrationError(
+            "thermal/camera_info: the lens model ends inside the image, or sees far more than the image holds: "
+            "calibrate the thermal camera again, or set registration.mode to extrinsic"
+        )
     x, y = np.meshgrid(np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
     cells = np.stack([x.ravel(), y.ravel()], axis=1) @ np.linalg.inv(thermal.k[:2, :2]).T
     pixels, valid = project(thermal, np.column_stack([cells, np.ones(len(cells))]))

@@ -4,14 +4,23 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import cv2
 import numpy as np
 
 from fusionproxy_ros import messages, registration
 from fusionproxy_ros.calibration import load_calibration, load_homography
-from fusionproxy_ros.frames import NS_PER_S, Calibration, Fused, FusionError, Mode, Pair, RegistrationError
+from fusionproxy_ros.frames import (
+    NS_PER_S,
+    Calibration,
+    Fused,
+    FusionError,
+    Mode,
+    Pair,
+    RegistrationError,
+    shown,
+)
 from fusionproxy_ros.fuser import luma_of
 from fusionproxy_ros.lens import Size
 from fusionproxy_ros.misalignment import Misalignment, MisalignmentMonitor, refine
@@ -19,11 +28,22 @@ from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.registration import Registration
 from fusionproxy_ros.worker import run_in_background
 
+RELEVANT = (  # parameters that change a registration
+    *(
+        "registration_mode",
+        "calibration_file",
+        "extrinsics_source",
+        "homography",
+        "rotation",
+        "translation_m",
+    ),
+    *("plane_depth_m", "nearest_object_m", "rgb_is_rectified"),
+)
 PATIENCE_S = (
     0.03  # a frame waits that long for the lookup grid it asked for: identity and homography are ready then
 )
 CHECK_PERIOD_NS = 300_000_000  # between looks at the misalignment, in stamp time
-MAX_VIEWS = 4  # sizes; a camera that switches between two needs no new grids
+MAX_VIEWS = 4  # a camera that switches sizes, or loses its calibration for a while, needs no new grid
 MAX_SKEW_NS = 20_000_000  # what moves between the two exposures lies off as well
 STALE_NS = 2 * NS_PER_S  # an estimate without a successor
 MOVED_RAD, MOVED_M = (
@@ -41,6 +61,16 @@ class _Known:
     extrinsics: tuple[np.ndarray, np.ndarray] | str = "waiting for TF"  # or why there are none
     shift_px: tuple[float, float] = (0.0, 0.0)
 
+    @cached_property
+    def key(self) -> tuple:
+        """Equal for what gives equal views."""
+        of_settings = tuple(getattr(self.settings, name) for name in RELEVANT)
+        of_cameras = tuple(sorted((name, messages.intrinsics(msg)) for name, msg in self.infos.items()))
+        of_tf = self.extrinsics
+        if not isinstance(of_tf, str):
+            of_tf = tuple(array.tobytes() for array in of_tf)
+        return of_settings, of_cameras, of_tf, self.shift_px
+
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -53,7 +83,6 @@ class View:
     registration: Registration | None
     problem: str = ""
     parallax_error_px: float = math.nan
-    known: _Known | None = None
 
 
 class Rig:
@@ -67,7 +96,8 @@ class Rig:
         self._topics, self._lookup = topics, lookup
         self._lock = threading.Lock()
         self._known = _Known(settings, {})
-        self._views: dict[tuple[Size, Size], View] = {}  # by thermal and RGB size, the latest last
+        self._views: dict[tuple, View] = {}  # by sizes and _Known.key, the latest used last
+        self._serving: dict[tuple[Size, Size], View] = {}  # by thermal and RGB size
         self._building: set[tuple[Size, Size]] = set()
         self._frame_ids: tuple[str, str] | None = None  # RGB, thermal
 
@@ -80,19 +110,32 @@ class Rig:
     def problem(self) -> str:
         """Why the frames of the latest size are not registered; empty when they are."""
         with self._lock:
-            return next(reversed(self._views.values())).problem if self._views else ""
+            return next(reversed(self._serving.values())).problem if self._serving else ""
 
     def view(self, pair: Pair) -> View:
         """For one pair with a thermal frame. What is not up to date is built anew, and serves until that is done."""
         self._frame_ids = pair.rgb.frame_id, pair.thermal.frame_id
         sizes_px = pair.thermal.size_px, pair.rgb.size_px
-        view = self._views.get(sizes_px)
-        if view is None or view.known is not self._known:
+        if not self._serve(sizes_px):
             built = self._request(sizes_px)
-            if view is None and built:
+            if built and sizes_px not in self._serving:
                 built.wait(PATIENCE_S)
-                view = self._views.get(sizes_px)
-        return view or View(None, "the lookup grid of the calibration is being built")
+                self._serve(sizes_px)
+        return self._serving.get(sizes_px) or View(None, "the lookup grid of the calibration is being built")
+
+    def _serve(self, sizes_px: tuple[Size, Size]) -> bool:
+        """Serve the view of what is known now, if it was built already, for these sizes or an earlier time."""
+        with self._lock:
+            full_key = sizes_px, self._known.key
+            view = self._views.get(full_key)
+            if view is None:
+                return False
+            for kept, key in (self._views, full_key), (self._serving, sizes_px):
+                kept.pop(key, None)
+                kept[key] = view
+                while len(kept) > MAX_VIEWS:
+                    kept.pop(next(iter(kept)))
+            return True
 
     def set_camera_info(self, name: str, msg) -> None:
         """A sensor_msgs/CameraInfo of "rgb" or "thermal"; only one that projects differently changes anything."""
@@ -145,18 +188,14 @@ class Rig:
             if any(known.shift_px):
                 made = made.shifted(known.shift_px)
             made.prepare(*sizes_px)
-            view = View(made, "", parallax_error_px, known)
+            view = View(made, "", parallax_error_px)
         except RegistrationError as error:
-            view = View(None, str(error), known=known)
+            view = View(None, str(error))
         except Exception as error:  # absurd numbers; the thread must not end without an answer
-            view = View(
-                None, f"this calibration cannot be used: {type(error).__name__}: {error}", known=known
-            )
+            view = View(None, f"this calibration cannot be used: {type(error).__name__}: {shown(str(error))}")
         with self._lock:
-            self._views.pop(sizes_px, None)
-            self._views[sizes_px] = view
-            while len(self._views) > MAX_VIEWS:
-                self._views.pop(next(iter(self._views)))
+            # Served even if more is known by now: a lens that refocuses with every frame is followed all the same.
+            self._views[sizes_px, known.key] = self._serving[sizes_px] = view
             self._building.discard(sizes_px)
         built.set()
 

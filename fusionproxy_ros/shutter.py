@@ -1,27 +1,28 @@
 """Is a thermal frame a new look at the scene, or does the camera repeat itself or look at its shutter?
 
 Uncooled cameras close a shutter every few minutes to correct themselves (NUC): for some tenths of a second they
-repeat the last image, bit for bit, or show the shutter, which is flat. A hung driver repeats for ever.
+repeat the last image, bit for bit, or show the shutter, which is nothing but noise. A hung driver repeats for ever.
 """
 
 import numpy as np
 
 from fusionproxy_ros.frames import NS_PER_S, Frame
 
-FLAT_SHARE = 0.1  # of the usual span of counts; no scene loses nine tenths of its contrast between two frames
-FLAT_MAX_NS = 5 * NS_PER_S  # and stays so: after that it is the scene after all
-FOLLOW = 0.1  # share by which the usual span follows each frame
-SAMPLE_STEP = 8  # pixels; percentiles need no more
+# The 1st to the 99th percentile of a frame, over the median difference of neighbouring pixels: about 5 for noise of any
+# strength, 3 for random bytes; at least 29 in 441 thermal pictures of roads (MSRS, RoadScene, M3SVD, M3FD).
+LEAST_STRUCTURE = 10.0
+SAMPLE_STEP = 4  # rows and, for the percentiles, columns
 
 
 class ShutterGate:
-    """Explicit state: the image that repeats, and the usual span of counts. Time is the frames' stamps."""
+    """Explicit state: the image that repeats, and whether the camera ever showed a scene."""
 
     def __init__(self):
         self._image: np.ndarray | None = None
         self._image_since_ns = 0
-        self._span: float | None = None
-        self._flat_since_ns: int | None = None
+        self._has_shown_a_scene = (
+            False  # a simulated camera may be flat from the start, and that is all it sees
+        )
 
     def check(self, frame: Frame, frozen_after_ns: int) -> str:
         """Why this frame shows nothing new; empty when it does.
@@ -34,23 +35,11 @@ class ShutterGate:
         repeated_ns = frame.stamp_ns - self._image_since_ns
         if repeated_ns > frozen_after_ns:
             return f"thermal is frozen: the same image for {repeated_ns / NS_PER_S:.1f} s"
-        if self._is_flat(frame):
-            return "thermal is flat: the camera looks at its shutter or is covered"
+        shows_a_scene = _structure(frame.pixels) >= LEAST_STRUCTURE
+        self._has_shown_a_scene |= shows_a_scene
+        if self._has_shown_a_scene and not shows_a_scene:
+            return "thermal is flat or noise: the camera looks at its shutter, is covered, or sends garbage"
         return ""
-
-    def _is_flat(self, frame: Frame) -> bool:
-        span = _span(frame.pixels)
-        if self._span is None:
-            self._span = span
-        if span >= FLAT_SHARE * self._span:
-            self._flat_since_ns = None
-            self._span += FOLLOW * (span - self._span)
-            return False
-        if self._flat_since_ns is None:
-            self._flat_since_ns = frame.stamp_ns
-        if frame.stamp_ns - self._flat_since_ns > FLAT_MAX_NS:
-            self._span = span
-        return True
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -63,12 +52,15 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return bool((a[::37, ::41] == b[::37, ::41]).all()) and np.array_equal(a, b)  # few tell live images apart
 
 
-def _span(pixels: np.ndarray) -> float:
-    """Counts between the 1st and the 99th percentile of the finite pixels."""
-    sample = pixels[::SAMPLE_STEP, ::SAMPLE_STEP].ravel()
-    sample = sample[np.isfinite(sample)]
-    if not sample.size:
+def _structure(pixels: np.ndarray) -> float:
+    """See LEAST_STRUCTURE; pixels that are not finite do not count."""
+    rows = pixels[::SAMPLE_STEP].astype(np.float32)
+    sample = rows[:, ::SAMPLE_STEP].ravel()
+    steps = np.abs(np.diff(rows, axis=1)).ravel()[::SAMPLE_STEP]
+    sample, steps = sample[np.isfinite(sample)], steps[np.isfinite(steps)]
+    if not steps.size:
         return 0.0
     ranks = [round(share * (sample.size - 1)) for share in (0.01, 0.99)]
     low, high = np.partition(sample, ranks)[ranks].astype(np.float64)
-    return high - low
+    smallest = 0.5 if pixels.dtype != np.float32 else 1e-3  # of a camera without noise, in counts or kelvin
+    return (high - low) / max(float(np.median(steps)), smallest)

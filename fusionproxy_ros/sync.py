@@ -11,6 +11,7 @@ from fusionproxy_ros.shutter import ShutterGate
 
 THERMAL_BUFFER = 32  # frames; bounds memory whatever the stamps do
 DEPTH_BUFFER = 8
+SAME_PASS_NS = 1_000_000_000  # stamps further apart than this are of different passes of a bag
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ class NearestSync:
         """Enter a thermal frame."""
         pairs = []
         if self._last_thermal_ns is not None and frame.stamp_ns < self._last_thermal_ns:
-            pairs = self._jump(frame.stamp_ns, frame.arrival_ns)
+            if self._rgb_has_jumped_to(frame.stamp_ns):  # what waits, waits for this frame
+                self._forget_thermal_after(frame.stamp_ns)
+            else:
+                pairs = self._jump(frame.stamp_ns, frame.arrival_ns)
         self._last_thermal_ns = frame.stamp_ns
         frozen_after_ns = self.config.frozen_after_ns
         self._not_live = self._gate.check(frame, frozen_after_ns) if frozen_after_ns else ""
@@ -108,7 +112,11 @@ class NearestSync:
         return (
             bool(waiting.reason)
             or now_ns >= waiting.frame.arrival_ns + self.config.deadline_ns
-            or (self._last_thermal_ns is not None and self._last_thermal_ns >= self._target_ns(waiting.frame))
+            # Further ahead it is from before a jump, and says nothing of what is still to come.
+            or (
+                self._last_thermal_ns is not None
+                and 0 <= self._last_thermal_ns - self._target_ns(waiting.frame) <= SAME_PASS_NS
+            )
         )
 
     def _decide(self, waiting: _Waiting, now_ns: int) -> Pair:
@@ -142,10 +150,19 @@ class NearestSync:
     def _jump(self, to_ns: int | None, now_ns: int) -> list[Pair]:
         pairs = [self._decide(waiting, now_ns) for waiting in self._waiting]
         self._waiting.clear()
-        kept = [] if to_ns is None else [frame for frame in self._thermal if frame.stamp_ns <= to_ns]
-        self._thermal = deque(kept, maxlen=THERMAL_BUFFER)
+        self._forget_thermal_after(to_ns)
         self._depth.clear()
-        self._last_thermal_ns = self._thermal[-1].stamp_ns if self._thermal else None
-        self._gate, self._not_live = ShutterGate(), ""
         self.epoch += 1
         return pairs
+
+    def _rgb_has_jumped_to(self, thermal_ns: int) -> bool:
+        """Whether a thermal stamp that goes back is the other half of a jump that RGB has made already."""
+        if self._last_rgb_ns is None:
+            return False
+        return abs(self._last_rgb_ns + self.config.thermal_time_offset_ns - thermal_ns) <= SAME_PASS_NS
+
+    def _forget_thermal_after(self, to_ns: int | None) -> None:
+        kept = [] if to_ns is None else [frame for frame in self._thermal if frame.stamp_ns <= to_ns]
+        self._thermal = deque(kept, maxlen=THERMAL_BUFFER)
+        self._last_thermal_ns = self._thermal[-1].stamp_ns if self._thermal else None
+        self._gate, self._not_live = ShutterGate(), ""

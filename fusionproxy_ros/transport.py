@@ -14,6 +14,9 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from fusionproxy_ros.health import InputHealth
 
+QUEUE = (
+    30  # images: 0.25 s of a 120 Hz camera, so that a busy moment loses none before the worker counts them
+)
 TOPIC_SUFFIX = {"raw": "", "compressed": "/compressed"}  # by transport, as image_transport names them
 
 
@@ -66,7 +69,7 @@ class ImageSubscription:
             self._type,
             self._health.topic,
             self._callback,
-            QoSProfile(depth=10, reliability=reliability),
+            QoSProfile(depth=QUEUE, reliability=reliability),
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=self._on_incompatible, message_lost=self._on_lost
             ),

@@ -24,8 +24,8 @@ class Worker:
     """Frames in from any thread, decided pairs out to `answer` in its own thread, in order, by their deadline.
 
     sync: decides the pairs; owned by the worker from here on.
-    max_latency_ns: overload. A pair whose RGB frame arrived longer ago goes to `skip` instead, if a newer pair is
-        ready; so the newest always wins and the mailbox holds no more than arrives in that time.
+    max_latency_ns: overload. When the oldest pair's RGB frame arrived longer ago, all that are ready go to `skip` but
+        the newest; so the mailbox holds no more than arrives in that time.
     answer: must not raise. skip: called with the lock held; must be quick.
     """
 
@@ -79,9 +79,10 @@ class Worker:
 
     def _enqueue(self, pairs: list[Pair]) -> None:
         self._ready.extend(pairs)
-        oldest_ns = time.monotonic_ns() - self._max_latency_ns
-        while len(self._ready) > 1 and self._ready[0].rgb.arrival_ns < oldest_ns:
-            self._skip(self._ready.popleft())
+        # Once behind, catch up at once: to skip one by one would keep all that follows just as late.
+        if self._ready and self._ready[0].rgb.arrival_ns < time.monotonic_ns() - self._max_latency_ns:
+            while len(self._ready) > 1:
+                self._skip(self._ready.popleft())
         self._wake.notify()
 
     def _take(self) -> Pair | None:

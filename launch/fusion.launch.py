@@ -41,6 +41,7 @@ def generate_launch_description():
             ),
             description="Fast DDS XML profile; the default holds large images, give it to your camera driver too",
         ),
+        DeclareLaunchArgument("respawn", default_value="true", description="start the node again if it dies"),
         DeclareLaunchArgument("use_sim_time", default_value="false", description="take time from /clock"),
     ]
     arguments += [
@@ -58,6 +59,8 @@ def generate_launch_description():
         ],
         remappings=[(topic, LaunchConfiguration(name)) for name, (topic, _) in TOPICS.items()],
         output="screen",
+        respawn=LaunchConfiguration("respawn"),
+        respawn_delay=1.0,
     )
     return LaunchDescription(
         [*arguments, SetEnvironmentVariable(profile, LaunchConfiguration("fastdds_profile")), node]

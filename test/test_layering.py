@@ -6,11 +6,22 @@ from pathlib import Path
 import fusionproxy_ros
 
 ORDER = [
-    "frames", "messages", "shutter", "sync", "lens", "calibration", "registration", "alignment", "misalignment",
-    "normalisation", "student", "fuser", "worker", "parameters", "rig", "guard", "health", "transport", "tf", "inputs",
-    "node", "scene", "demo", "cli",
+    "frames", "messages", "shutter", "sync", "sync_policy", "lens", "calibration", "registration", "alignment",
+    "misalignment", "normalisation", "student", "fuser", "worker", "parameters", "rig", "guard", "health", "transport",
+    "tf", "inputs", "node", "scene", "demo", "faults", "soak", "cli",
 ]  # fmt: skip
-ROS_SHELL = {"parameters", "health", "transport", "tf", "inputs", "node", "demo"}
+ROS_SHELL = {
+    "sync_policy",
+    "parameters",
+    "health",
+    "transport",
+    "tf",
+    "inputs",
+    "node",
+    "demo",
+    "faults",
+    "soak",
+}
 ROS = {
     "rclpy",
     "sensor_msgs",
@@ -19,7 +30,9 @@ ROS = {
     "diagnostic_msgs",
     "ament_index_python",
     "lifecycle_msgs",
+    "rosgraph_msgs",
     "tf2_ros",
+    "message_filters",
 }
 PACKAGE = Path(fusionproxy_ros.__file__).parent
 

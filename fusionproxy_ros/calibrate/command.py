@@ -6,7 +6,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import yaml
-from tqdm import tqdm
 
 from fusionproxy_ros import registration
 from fusionproxy_ros.alignment import centred_guess
@@ -33,23 +32,22 @@ def from_board(args) -> int:
 def from_scenes(args, pictures: dict[str, tuple[np.ndarray, np.ndarray]]) -> int:
     """Align recorded pairs (rgb_luma, thermal) by name; 1 when the result is not to be trusted."""
     args.out.mkdir(parents=True, exist_ok=True)
-    names, pairs = list(pictures), tqdm(list(pictures.values()), desc="aligning", unit="pair")
+    names, pairs = list(pictures), list(pictures.values())
     if args.calibration:
         given = load_calibration(args.calibration)
-        turned = scenes.correct_rotation(list(pairs), given, args.plane_depth_m)
+        turned = scenes.correct_rotation(pairs, given, args.plane_depth_m)
         save_calibration(turned.calibration, args.out / "calibration.yaml")
         confidence, used, of_pair = turned.confidence, turned.used, turned.confidences
         before, after = (registration.extrinsic(c, args.plane_depth_m) for c in (given, turned.calibration))
         result, numbers = "calibration.yaml", {"turn_deg": turned.turn_deg.tolist()}
         of_pairs = [{"confidence": value} for value in of_pair]
     else:
-        found = scenes.from_scenes(list(pairs))
+        found = scenes.from_scenes(pairs)
         (args.out / "homography.yaml").write_text(
             yaml.safe_dump({"homography": found.joint.homography.ravel().tolist()}, default_flow_style=None)
         )
         confidence, used = found.joint.confidence, found.used
-        rgb, thermal = pictures[names[0]]
-        before = registration.homography(centred_guess(thermal.shape[::-1], rgb.shape[::-1]))
+        before = registration.homography(centred_guess(*(one.shape[::-1] for one in pairs[0][::-1])))
         after = registration.homography(found.joint.homography)
         result, numbers = "homography.yaml", {"homography": found.joint.homography.tolist()}
         of_pairs = [
@@ -58,7 +56,7 @@ def from_scenes(args, pictures: dict[str, tuple[np.ndarray, np.ndarray]]) -> int
     numbers |= {"confidence": confidence, "used": [names[i] for i in used]}
     numbers["pairs"] = dict(zip(names, of_pairs, strict=True))
     (args.out / "report.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    _write_overlays(args.out / "overlay.png", [pictures[names[i]] for i in used or [0]], before, after)
+    _write_overlays(args.out / "overlay.png", [pairs[i] for i in used or [0]], before, after)
     trusted = confidence >= scenes.CONFIDENT
     print(f"\n  {len(used)} of {len(names)} pairs agree, confidence {confidence:.2f}")
     if not trusted:

@@ -44,9 +44,9 @@ class Graph:
         self.processes = []
         self.clients = {}
 
-    def fusion(self, parameters=None, remappings=None):
+    def fusion(self, parameters=None, remappings=None, params_file=None):
         """Start the installed fusion node."""
-        self.processes.append(demo.start_node(parameters or {}, remappings))
+        self.processes.append(demo.start_node(parameters or {}, remappings, params_file))
         return self.processes[-1]
 
     def camera(self, *arguments, default_segment=False):

@@ -77,11 +77,31 @@ def test_a_node_that_cannot_configure_stays_unconfigured_and_alive(graph):
     assert process.poll() is None
 
 
-def test_a_parameter_out_of_range_or_of_the_wrong_type_ends_the_process_with_its_name(graph, capfd):
-    for value, told in ((-1.0, "deadline_s"), ("soon", "deadline_s")):
-        assert graph.fusion({"deadline_s": value}).wait(20) == 1
-        error = capfd.readouterr().err
-        assert told in error and "Traceback" not in error
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("deadline_s: -1.0", "parameter deadline_s"),
+        ("deadline_s: soon", "parameter deadline_s"),
+        ("deadline_s: 1", "write 0.04, not 0"),
+        ("plane_depth_m: 5.0", "plane_depth_m is unknown: did you mean registration.plane_depth_m?"),
+        ("dead_line_s: 0.1", "dead_line_s is unknown: did you mean deadline_s?"),
+    ],
+)
+def test_a_yaml_with_an_unknown_or_impossible_parameter_fails_at_configure_with_the_name(
+    graph, capfd, tmp_path, given, told
+):
+    (tmp_path / "params.yaml").write_text(f"/**:\n  ros__parameters:\n    max_hold_s: 0.3\n    {given}\n")
+    process = graph.fusion(params_file=tmp_path / "params.yaml")
+    assert state(graph) == "unconfigured" and process.poll() is None
+    error = capfd.readouterr().err
+    assert "cannot configure" in error and told in error and "Traceback" not in error
+
+
+def test_a_wrong_start_value_can_be_set_right_without_a_restart(graph):
+    graph.fusion({"autostart": False, "deadline_s": -1.0})
+    assert not change(graph, Transition.TRANSITION_CONFIGURE)
+    assert graph.set_parameter("deadline_s", 0.03).successful
+    assert change(graph, Transition.TRANSITION_CONFIGURE)
 
 
 def test_a_live_parameter_takes_effect_and_an_impossible_value_is_refused_with_the_reason(graph):
