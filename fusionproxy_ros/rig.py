@@ -40,7 +40,7 @@ RELEVANT = (  # parameters that change a registration
     *("plane_depth_m", "nearest_object_m", "rgb_is_rectified"),
 )
 PATIENCE_S = (
-    0.03  # a frame waits that long for the lookup grid it asked for: identity and homography are ready then
+    0.05  # a frame waits that long for the lookup grid it asked for: identity and homography are ready then
 )
 CHECK_PERIOD_NS = 300_000_000  # between looks at the misalignment, in stamp time
 MAX_VIEWS = 4  # a camera that switches sizes, or loses its calibration for a while, needs no new grid
@@ -178,7 +178,7 @@ class Rig:
                 return None
             self._building.add(sizes_px)
         built = threading.Event()
-        run_in_background(self._build, sizes_px, built)
+        run_in_background(self._build, sizes_px, built, urgent=sizes_px not in self._serving)
         return built
 
     def _build(self, sizes_px: tuple[Size, Size], built: threading.Event) -> None:

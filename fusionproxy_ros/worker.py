@@ -10,11 +10,12 @@ from fusionproxy_ros.frames import NS_PER_S, Frame, Pair
 from fusionproxy_ros.sync import NearestSync, SyncConfig
 
 
-def run_in_background(work: Callable, *arguments) -> None:
-    """Run `work(*arguments)` in a thread of low priority: frames come first."""
+def run_in_background(work: Callable, *arguments, urgent: bool = False) -> None:
+    """Run `work(*arguments)` in a thread of its own; of low priority unless it is urgent: frames come first."""
 
     def run():
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread only, on Linux
+        if not urgent:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread only, on Linux
         work(*arguments)
 
     threading.Thread(target=run, daemon=True).start()
@@ -24,8 +25,8 @@ class Worker:
     """Frames in from any thread, decided pairs out to `answer` in its own thread, in order, by their deadline.
 
     sync: decides the pairs; owned by the worker from here on.
-    max_latency_ns: overload. When the oldest pair's RGB frame arrived longer ago, all that are ready go to `skip` but
-        the newest; so the mailbox holds no more than arrives in that time.
+    max_latency_ns: overload. When the oldest pair's RGB frame arrived longer ago, all that arrived more than half of it
+        ago go to `skip`, but for the newest pair; so the mailbox holds no more than arrives in that time.
     answer: must not raise. skip: called with the lock held; must be quick.
     """
 
@@ -79,9 +80,10 @@ class Worker:
 
     def _enqueue(self, pairs: list[Pair]) -> None:
         self._ready.extend(pairs)
-        # Once behind, catch up at once: to skip one by one would keep all that follows just as late.
-        if self._ready and self._ready[0].rgb.arrival_ns < time.monotonic_ns() - self._max_latency_ns:
-            while len(self._ready) > 1:
+        now_ns = time.monotonic_ns()
+        if self._ready and self._ready[0].rgb.arrival_ns < now_ns - self._max_latency_ns:
+            # Catch up at once: skipping one by one would keep all that follows just as late.
+            while len(self._ready) > 1 and self._ready[0].rgb.arrival_ns < now_ns - self._max_latency_ns // 2:
                 self._skip(self._ready.popleft())
         self._wake.notify()
 

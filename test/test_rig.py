@@ -14,6 +14,7 @@ pytest.importorskip(
 from geometry import RGB_PX, THERMAL_PX, rotation_matrix, simple_calibration, street
 
 from fusionproxy_ros import registration
+from fusionproxy_ros import rig as rig_module
 from fusionproxy_ros.calibration import save_calibration
 from fusionproxy_ros.frames import Frame, Fused, Mode, Pair, RegistrationError
 from fusionproxy_ros.parameters import Parameters
@@ -62,7 +63,8 @@ def same(view, expected, of=None):
 
 
 @pytest.mark.parametrize("mode", ["identity", "homography"])
-def test_uncalibrated_modes_are_ready_for_the_first_frame(mode):
+def test_the_first_frame_waits_a_moment_for_its_grid(monkeypatch, mode):
+    monkeypatch.setattr(rig_module, "PATIENCE_S", 10.0)  # on a busy machine too
     assert Rig(Parameters(registration_mode=mode), TOPICS).view(pair()).registration
 
 
