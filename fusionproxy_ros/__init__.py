@@ -1,7 +1,8 @@
 """Thermal sight for any RGB perception stack, as a ROS 2 package.
 
-The path of one frame, in the order of the files: frames, messages, sync, lens, calibration, registration,
-alignment, misalignment, normalisation, student, fuser, worker, parameters, rig, health, transport, tf, node.
+The path of one frame, in the order of the files: frames, messages, shutter, sync, lens, calibration,
+registration, alignment, misalignment, normalisation, student, fuser, worker, parameters, rig, guard, health,
+transport, tf, inputs, node.
 """
 
 from pkgutil import extend_path

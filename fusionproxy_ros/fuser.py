@@ -32,6 +32,12 @@ def keep_freed_memory() -> None:
         )  # what one thread frees another can have: threads that build grids come and go
 
 
+def free_gpu_memory() -> None:
+    """Give back what torch keeps for later, once nothing uses it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def pick_device(name: str) -> torch.device:
     """ "auto" is CUDA where there is one. Raises DeviceError when "cuda" is asked for and absent."""
     if name == "cuda" and not torch.cuda.is_available():

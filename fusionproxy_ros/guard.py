@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 
 from fusionproxy_ros.frames import Fused, FusionError, Mode, Pair
-from fusionproxy_ros.fuser import Fuser
+from fusionproxy_ros.fuser import Fuser, free_gpu_memory
 from fusionproxy_ros.rig import View
 from fusionproxy_ros.worker import run_in_background
 
@@ -32,6 +32,7 @@ class Guard:
     def close(self) -> None:
         """Forget the fuser, and its memory; a rebuild that waits does nothing any more."""
         self._closed, self._fuser = True, None
+        free_gpu_memory()
 
     def fuse(self, pair: Pair, view: View | None) -> Fused:
         """The answer to one pair; never raises. view: of the rig, None without thermal."""
@@ -58,6 +59,7 @@ class Guard:
         if now_s - self._failed_s > CALM_S:
             self._delay_s = FIRST_DELAY_S
         self._failed_s, self._fuser = now_s, None
+        free_gpu_memory()
         run_in_background(self._rebuild)
 
     def _rebuild(self) -> None:

@@ -10,6 +10,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from fusionproxy_ros.frames import NS_PER_S, Fused, Mode, Pair
 from fusionproxy_ros.misalignment import Misalignment
+from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.rig import View
 
 try:
@@ -206,7 +207,7 @@ class Health:
         self,
         publishers: dict[str, int],
         profile: str,
-        misalignment_warn_px: float,
+        settings: Parameters,
         fuser_error: str,
         idle: bool,
     ) -> list[DiagnosticStatus]:
@@ -223,7 +224,7 @@ class Health:
         modes = Counter(mode for mode, _, _ in recent)
         reasons = Counter(reason for _, reason, _ in recent if reason)
         level, message = DiagnosticStatus.OK, "fusing"
-        warnings = list(self._warnings(modes, reasons, misalignment_warn_px))
+        warnings = list(self._warnings(modes, reasons, settings))
         if error := self.error or fuser_error:
             level, message = DiagnosticStatus.ERROR, error
         elif not recent:
@@ -244,13 +245,16 @@ class Health:
             values |= {"latency_p50_ms": f"{p50:.1f}", "latency_p99_ms": f"{p99:.1f}"}
         return [_status(level, "fusion", message, values), *inputs]
 
-    def _warnings(self, modes: Counter, reasons: Counter, misalignment_warn_px: float) -> Iterator[str]:
+    def _warnings(self, modes: Counter, reasons: Counter, settings: Parameters) -> Iterator[str]:
         if reasons:
             every = "not every frame was fused" if modes[Mode.FUSED] < modes.total() else "fusing"
             yield f"{every}: {reasons.most_common(1)[0][0]}"
-        if not modes[Mode.FUSED] and abs(self.clock_offset_s) > CLOCKS_DIFFER_S:
-            yield f"the clocks differ by about {self.clock_offset_s:.2f} s: set thermal_time_offset_s"
-        if self.misalignment and 0 < misalignment_warn_px < self.misalignment.size_px:
+        if abs(self.clock_offset_s - settings.thermal_time_offset_s) > CLOCKS_DIFFER_S:
+            yield (
+                f"the clocks differ by about {self.clock_offset_s:.2f} s and thermal_time_offset_s is "
+                f"{settings.thermal_time_offset_s}: set it, or thermal is fused with the wrong moment"
+            )
+        if self.misalignment and 0 < settings.misalignment_warn_px < self.misalignment.size_px:
             dx, dy = self.misalignment.shift_px
             yield (
                 f"thermal lies ({dx:+.1f}, {dy:+.1f}) px off RGB: calibrate again (fusionproxy calibrate), or let "

@@ -185,9 +185,10 @@ class FusionNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         for update in updates:
             self._wrong_parameters.pop(update.name, None)
+        if self._configured:
+            self._rig.set_settings(self._settings)
         if self._worker:
             self._worker.configure(self._settings.sync_config(), self._settings.max_latency_ns)
-            self._rig.set_settings(self._settings)
         return SetParametersResult(successful=True)
 
     # --- worker -------------------------------------------------------------------------------------------
@@ -245,10 +246,10 @@ class FusionNode(LifecycleNode):
         if self._rig.problem:
             self.get_logger().warning(f"thermal is not used: {self._rig.problem}", throttle_duration_sec=10.0)
         publishers = {topic: self.count_publishers(topic) for topic in self._health.topics}
-        profile, warn_px = transport.large_image_profile(), self._settings.misalignment_warn_px
+        profile = transport.large_image_profile()
         idle = self._worker is not None and not self._inputs.is_open
         array = DiagnosticArray(
-            status=self._health.diagnose(publishers, profile, warn_px, self._guard.error, idle)
+            status=self._health.diagnose(publishers, profile, self._settings, self._guard.error, idle)
         )
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
