@@ -284,12 +284,12 @@ def _checked(calibration: Calibration, plane_depth_m: float, rgb_is_rectified: b
 
 
 def _grid_rays(camera: Camera, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `rays`, for the pixels of a grid. The last answers are kept: a new plane depth needs the same rays."""
+    """As `rays`, for the pixels of a grid. The last answer is kept: a new plane depth needs the same rays."""
     numbers_of = camera.k.tobytes(), camera.distortion_model, camera.d.tobytes()
     return _kept_rays(*numbers_of, float(u[0, 0]), float(v[0, 0]), u.shape)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _kept_rays(k: bytes, model: str, d: bytes, u0: float, v0: float, shape: tuple[int, int]):
     camera = Camera(shape[1], shape[0], np.frombuffer(k).reshape(3, 3), model, np.frombuffer(d))
     u, v = _pixel_grid(shape[::-1], (u0, v0))

@@ -43,7 +43,7 @@ PATIENCE_S = (
     0.05  # a frame waits that long for the lookup grid it asked for: identity and homography are ready then
 )
 CHECK_PERIOD_NS = 300_000_000  # between looks at the misalignment, in stamp time
-MAX_VIEWS = 4  # a camera that switches sizes, or loses its calibration for a while, needs no new grid
+MAX_VIEWS = 2  # a camera that switches sizes, or loses its calibration for a while, needs no new grid
 MAX_SKEW_NS = 20_000_000  # what moves between the two exposures lies off as well
 STALE_NS = 2 * NS_PER_S  # an estimate without a successor
 MOVED_RAD, MOVED_M = (

@@ -63,7 +63,7 @@ def bounded_memory():
 
 @pytest.fixture
 def in_the_foreground(monkeypatch):
-    monkeypatch.setattr(rig, "run_in_background", lambda work, *arguments: work(*arguments))
+    monkeypatch.setattr(rig, "run_in_background", lambda work, *arguments, urgent=False: work(*arguments))
 
 
 def message(fields):
