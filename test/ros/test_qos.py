@@ -49,6 +49,7 @@ def test_no_640x480_frame_is_lost_in_20_s(graph, arguments, default_segment):
 def test_a_best_effort_camera_with_default_settings_makes_diagnostics_say_what_to_do(graph, more):
     diagnostics = Diagnostics(graph)
     graph.fusion()
+    graph.downstream(keep_pixels=False)
     graph.camera("--best-effort", *more, default_segment=True)
 
     def rgb():
@@ -65,6 +66,7 @@ def test_a_best_effort_camera_with_default_settings_makes_diagnostics_say_what_t
 def test_an_incompatible_publisher_is_named_when_the_user_insists_on_reliable(graph):
     diagnostics = Diagnostics(graph)
     graph.fusion({"reliability": "reliable"})
+    graph.downstream(keep_pixels=False)
     graph.camera("--best-effort")
     name = "fusionproxy: /thermal/image_raw"
     wait_until(
@@ -79,10 +81,11 @@ def test_an_incompatible_publisher_is_named_when_the_user_insists_on_reliable(gr
 def test_a_silent_graph_is_an_error_and_a_fusing_one_is_ok(graph):
     diagnostics = Diagnostics(graph)
     graph.fusion()
-    wait_until(lambda: diagnostics.latest, 30, "diagnostics")
+    graph.downstream(keep_pixels=False)
+    rgb = "fusionproxy: /rgb/image_raw"
     wait_until(
-        lambda: "no publisher" in diagnostics.latest["fusionproxy: /rgb/image_raw"].message,
-        10,
+        lambda: rgb in diagnostics.latest and "no publisher" in diagnostics.latest[rgb].message,
+        30,
         "no publisher",
     )
     assert diagnostics.latest["fusionproxy: fusion"].level == DiagnosticStatus.ERROR
