@@ -9,13 +9,12 @@ import numpy as np
 from tqdm import tqdm
 
 from fusionproxy_ros import calibration, registration
+from fusionproxy_ros.folders import images_in, suffixes
 from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair, RegistrationError
 from fusionproxy_ros.fuser import Fuser, keep_freed_memory
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.registration import Registration
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 class InputError(FusionError):
@@ -63,12 +62,6 @@ def demo(args) -> int:
     return 0 if kept else 1
 
 
-def _images(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
-
-
 def _read(path: Path, flags: int) -> np.ndarray:
     pixels = cv2.imread(str(path), flags)
     if pixels is None:
@@ -99,9 +92,9 @@ def _fuse_pair(
 
 def fuse_pairs(args) -> int:
     """Fuse two folders; 1 when a file could not be used, each of which is named."""
-    rgb_paths, thermal_paths = _images(args.rgb), _images(args.thermal)
+    rgb_paths, thermal_paths = (images_in(folder, InputError) for folder in (args.rgb, args.thermal))
     if not rgb_paths:
-        raise InputError(f"{args.rgb}: no images in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise InputError(f"{args.rgb}: no images in it ({suffixes()})")
     if args.homography:
         register = registration.homography(calibration.load_homography(args.homography))
     elif args.calibration:
@@ -133,7 +126,7 @@ def fuse_pairs(args) -> int:
 
 
 def calibrate(args) -> int:
-    """Find out how the cameras sit; 1 when the result comes with warnings or is not to be trusted."""
+    """Find out how the cameras sit; 1 when scenes gave nothing to be trusted."""
     from fusionproxy_ros.calibrate import command  # training and calibration are not on the path of a frame
 
     if not args.bag and not (args.rgb and args.thermal):
@@ -147,7 +140,7 @@ def calibrate(args) -> int:
         return command.from_board(args)
     if args.bag:
         raise InputError("--from-scenes reads folders: give --rgb and --thermal")
-    rgb_paths, thermal_paths = _images(args.rgb), _images(args.thermal)
+    rgb_paths, thermal_paths = (images_in(folder, InputError) for folder in (args.rgb, args.thermal))
     names = sorted(rgb_paths.keys() & thermal_paths.keys())
     if not names:
         raise InputError(

@@ -27,9 +27,8 @@ def keep_freed_memory() -> None:
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # glibc's largest
         mallopt(M_TRIM_THRESHOLD, 512 << 20)
-        mallopt(
-            M_ARENA_MAX, 2
-        )  # what one thread frees another can have: threads that build grids come and go
+        # What one thread frees another can have: threads that build grids come and go.
+        mallopt(M_ARENA_MAX, 2)
 
 
 def free_gpu_memory() -> None:

@@ -28,28 +28,27 @@ from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.registration import Registration
 from fusionproxy_ros.worker import run_in_background
 
-RELEVANT = (  # parameters that change a registration
-    *(
+# Parameters that change a registration.
+RELEVANT = tuple(
+    [
         "registration_mode",
         "calibration_file",
         "extrinsics_source",
         "homography",
         "rotation",
         "translation_m",
-    ),
-    *("plane_depth_m", "nearest_object_m", "rgb_is_rectified"),
+        "plane_depth_m",
+        "nearest_object_m",
+        "rgb_is_rectified",
+    ]
 )
-PATIENCE_S = (
-    0.05  # a frame waits that long for the lookup grid it asked for: identity and homography are ready then
-)
+PATIENCE_S = 0.05  # a frame waits that long for the grid it asked for: identity and homography are ready then
 CHECK_PERIOD_NS = 300_000_000  # between looks at the misalignment, in stamp time
 MAX_VIEWS = 2  # a camera that switches sizes, or loses its calibration for a while, needs no new grid
 MAX_SKEW_NS = 20_000_000  # what moves between the two exposures lies off as well
 STALE_NS = 2 * NS_PER_S  # an estimate without a successor
-MOVED_RAD, MOVED_M = (
-    2e-4,
-    1e-3,
-)  # TF that differs by less is the same: 2e-4 rad is 0.1 px at a focal length of 500 px
+# TF that differs by less is the same: 2e-4 rad is 0.1 px at a focal length of 500 px.
+MOVED_RAD, MOVED_M = 2e-4, 1e-3
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from fusionproxy_ros import messages
 from fusionproxy_ros.calibrate.board import Board, BoardError, View, find_board
+from fusionproxy_ros.folders import images_in, suffixes
 from fusionproxy_ros.frames import NS_PER_S, Frame, Mode, Pair
 from fusionproxy_ros.sync import NearestSync, SyncConfig
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 MAX_VIEWS = 40  # more add time and no certainty
 MAX_SEARCHED = 240  # RGB frames of a bag in which the board is searched, evenly spread
 REPEAT = 0.02  # of the image width: a board that moved less since another view adds nothing
@@ -59,11 +59,11 @@ class Shots:
 
 def from_folders(rgb_dir: Path, thermal_dir: Path, board: Board) -> Shots:
     """Search two folders of images that share file names (suffixes may differ). Raises BoardError."""
-    rgb_paths, thermal_paths = _images(rgb_dir), _images(thermal_dir)
+    rgb_paths, thermal_paths = (images_in(folder, BoardError) for folder in (rgb_dir, thermal_dir))
     if not rgb_paths.keys() & thermal_paths.keys():
         raise BoardError(
             f"{rgb_dir} and {thermal_dir} share no file name: name both pictures of one moment alike, as "
-            f"rgb/0001.png and thermal/0001.png ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            f"rgb/0001.png and thermal/0001.png ({suffixes()})"
         )
     names = sorted(rgb_paths.keys() | thermal_paths.keys())
 
@@ -212,12 +212,6 @@ def _reduced(pixels: np.ndarray | None) -> np.ndarray | None:
 
 
 # --- folders
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise BoardError(f"{folder}: no such folder")
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
 
 
 def _read(path: Path | None, flags: int) -> tuple[np.ndarray | None, str]:
