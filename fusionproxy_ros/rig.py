@@ -29,18 +29,16 @@ from fusionproxy_ros.registration import Registration
 from fusionproxy_ros.worker import run_in_background
 
 # Parameters that change a registration.
-RELEVANT = tuple(
-    [
-        "registration_mode",
-        "calibration_file",
-        "extrinsics_source",
-        "homography",
-        "rotation",
-        "translation_m",
-        "plane_depth_m",
-        "nearest_object_m",
-        "rgb_is_rectified",
-    ]
+RELEVANT = (
+    "registration_mode",
+    "calibration_file",
+    "extrinsics_source",
+    "homography",
+    "rotation",
+    "translation_m",
+    "plane_depth_m",
+    "nearest_object_m",
+    "rgb_is_rectified",
 )
 PATIENCE_S = 0.05  # a frame waits that long for the grid it asked for: identity and homography are ready then
 CHECK_PERIOD_NS = 300_000_000  # between looks at the misalignment, in stamp time
