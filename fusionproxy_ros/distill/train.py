@@ -1,196 +1,212 @@
-"""Train the unsupervised first student.
+"""Train a student on the teacher's ensembles, or without a teacher.
 
-python -m fusionproxy_ros.distill.train --data ../shared/data/pairs
+    python -m fusionproxy_ros.distill.train --ensembles out/distill/train --out out/distill/full.safetensors
+
+--method names what is learned from: "full", the ablations of it, and "unsupervised", the likelihood alone. Runs on a
+CPU, a GPU, or under torchrun on many. Killed, it goes on where it was.
 """
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TextIO
 
-import cv2
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from fusionproxy_ros.distill.data import (
-    DATA,
-    Example,
-    PairFile,
-    find_pairs,
-    load,
-    split,
-    to_grey_levels,
-    to_tensor,
-)
-from fusionproxy_ros.distill.losses import Weights, fusion_loss, identity_loss
-from fusionproxy_ros.distill.metrics import METRICS
-from fusionproxy_ros.student import DEFAULT_STUDENT, Student, save_student
+from fusionproxy_ros.distill.backbones import Backbone, load_backbone
+from fusionproxy_ros.distill.data import DATA, PairFile, find_pairs, load, split
+from fusionproxy_ros.distill.ensemble import Ensemble, load_ensembles
+from fusionproxy_ros.distill.evaluate import student_fuse
+from fusionproxy_ros.distill.likelihood import Likelihood
+from fusionproxy_ros.distill.loop import device_here, fit, process_here
+from fusionproxy_ros.distill.losses import certainty, feature_loss, identity_loss, pixel_loss, routed
+from fusionproxy_ros.distill.metrics import RANKED
+from fusionproxy_ros.distill.tables import mean_scores, scores
+from fusionproxy_ros.student import Student, save_student
 
-CROP_PX = 256
 BATCH = 6
 LEARNING_RATE = 2e-3
-MAX_SHIFT_PX = 6  # thermal against RGB, on top of the data's own misalignment
+FEATURE_WEIGHT = 0.05
+IDENTITY_WEIGHT = 2.0
 DEAD_SHARE = 0.15  # of the examples: thermal is a constant with slight noise, and the answer is luma
 PARTIAL_SHARE = 0.25  # of the examples: the thermal camera sees only part of the RGB image
-IDENTITY_WEIGHT = 10.0
-LOG_EVERY = 50
+LICENCE = (
+    "trained on the data named here: MSRS and RoadScene state no licence and ask to be cited, M3SVD is MIT, M3FD came "
+    "by way of several repositories; retrain on your own pairs where you need clean terms"
+)
+NOISE = 0.02  # largest deviation of the noise added to each source; the target has none
 
-METADATA = {
-    "teacher": "none: unsupervised fusion loss",
-    "licence": "trained on MSRS and RoadScene (no licence stated, citation asked), M3SVD (MIT) and M3FD (by way "
-    "of several repositories); retrain on your own pairs where you need clean terms",
+
+@dataclass(frozen=True)
+class Method:
+    """pixels, features: "weighted" or "routed" by variance, "plain", or "" for none; neither: unsupervised."""
+
+    pixels: str = ""
+    features: str = ""
+
+
+METHODS = {
+    "full": Method("weighted", "routed"),
+    "no-pixel-weighting": Method("plain", "routed"),
+    "no-feature-routing": Method("weighted", "plain"),
+    "mean-regression": Method("plain"),
+    "unsupervised": Method(),
 }
 
 
 @dataclass(frozen=True)
 class Batch:
-    """luma, thermal, weight: (N, 1, CROP_PX, CROP_PX) float32 in [0, 1]. dead: (N,) bool."""
+    """Images (N, 1, H, W) float32 in [0, 1]; dead (N,) bool; of live examples alone: weight and features by layer.
+
+    luma, thermal, trust: what the student gets. mean, variance: the ensembles'. feature_mean, feature_variance:
+    {layer: (N, C, h, w)}, {layer: (N, 1, h, w)}.
+    """
 
     luma: Tensor
     thermal: Tensor
-    weight: Tensor
+    trust: Tensor
+    mean: Tensor
+    variance: Tensor
     dead: Tensor
+    feature_mean: dict[str, Tensor]
+    feature_variance: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> "Batch":
+        def moved(value):
+            return (
+                {k: t.to(device) for k, t in value.items()} if isinstance(value, dict) else value.to(device)
+            )
+
+        return Batch(**{f.name: moved(getattr(self, f.name)) for f in fields(self)})
 
 
-def augment(example: Example, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
-    """One random crop of a pair: luma, thermal, weight as (CROP_PX, CROP_PX) float32 in [0, 1], and dead."""
-    luma, thermal = example.luma, example.thermal
-    scale = max(rng.uniform(0.6, 1.2), (CROP_PX + 2 * MAX_SHIFT_PX) / min(luma.shape))
-    size = [round(side * scale) for side in reversed(luma.shape)]
-    luma, thermal = (cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (luma, thermal))
-    top, left = (int(rng.integers(MAX_SHIFT_PX, side - CROP_PX - MAX_SHIFT_PX + 1)) for side in luma.shape)
-    down, right = rng.integers(-MAX_SHIFT_PX, MAX_SHIFT_PX + 1, 2) if rng.random() < 0.5 else (0, 0)
-    luma = luma[top : top + CROP_PX, left : left + CROP_PX]
-    thermal = thermal[top + down : top + down + CROP_PX, left + right : left + right + CROP_PX]
-    if rng.random() < 0.5:
-        luma, thermal = luma[:, ::-1], thermal[:, ::-1]
+def draw_batch(ensembles: Sequence[Ensemble], rng: np.random.Generator) -> Batch:
+    """BATCH ensembles with what only the student meets: noise, thermal that is dead or sees part of the picture."""
+    chosen = [ensembles[i] for i in rng.integers(0, len(ensembles), BATCH)]
 
-    luma = (luma / 255) ** rng.uniform(0.7, 1.6) * rng.uniform(0.6, 1.0)
-    dead = rng.random() < DEAD_SHARE
-    if dead:
-        thermal = rng.uniform(0, 1) + rng.normal(0, rng.uniform(0, 0.01), luma.shape)
-    else:
-        gain = rng.uniform(0.6, 1.0)
-        thermal = gain * (thermal / 255) + rng.uniform(0, 1 - gain)
+    def stacked(images: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(images)).float()
 
-    weight = np.ones(luma.shape, np.float32)
-    if rng.random() < PARTIAL_SHARE:
-        margins = rng.integers(0, CROP_PX // 3, 2)
-        weight[: margins[0]] = 0
-        weight[:, CROP_PX - margins[1] :] = 0
-    return luma.clip(0, 1), thermal.clip(0, 1), weight, dead
-
-
-def draw_batch(examples: Sequence[Example], rng: np.random.Generator) -> Batch:
-    """BATCH augmented crops, each set (not each pair) equally often."""
-    sets = sorted({example.file.set for example in examples})
-    chosen = rng.choice(sets, BATCH)
-    crops = []
-    for name in chosen:
-        members = [example for example in examples if example.file.set == name]
-        crops.append(augment(members[rng.integers(len(members))], rng))
-    *images, dead = zip(*crops, strict=True)
-    stacked = [torch.from_numpy(np.stack(image).astype(np.float32)[:, None]) for image in images]
-    return Batch(*stacked, torch.tensor(dead))
+    luma = stacked(e.luma for e in chosen)[:, None] / 255
+    thermal = stacked(e.thermal for e in chosen)[:, None] / 255
+    dead = torch.from_numpy(rng.random(BATCH) < DEAD_SHARE)
+    trust = torch.ones_like(luma)
+    height, width = luma.shape[-2:]
+    for index in range(BATCH):
+        if dead[index]:
+            thermal[index] = rng.uniform(0, 1)
+        elif rng.random() < PARTIAL_SHARE:
+            trust[index, :, : int(rng.integers(0, height // 3))] = 0
+            trust[index, :, :, width - int(rng.integers(0, width // 3)) :] = 0
+    for image in (luma, thermal):
+        deviation = rng.uniform(0, NOISE, (BATCH, 1, 1, 1)).astype(np.float32)
+        noise = deviation * rng.standard_normal(image.shape, np.float32)
+        image.add_(torch.from_numpy(noise)).clamp_(0, 1)
+    layers = chosen[0].feature_mean
+    return Batch(
+        luma,
+        thermal,
+        trust,
+        stacked(e.mean for e in chosen)[:, None],
+        stacked(e.variance for e in chosen)[:, None],
+        dead,
+        {layer: stacked(e.feature_mean[layer] for e in chosen) for layer in layers},
+        {layer: stacked(e.feature_variance[layer] for e in chosen)[:, None] for layer in layers},
+    )
 
 
-def loss_of(student: Student, batch: Batch, weights: Weights) -> Tensor:
-    """The training loss of one batch. Outside the thermal view luma stands for both sources."""
-    fused = student(batch.luma, batch.thermal, batch.weight)
+def loss_of_batch(student: nn.Module, batch: Batch, method: Method, backbone: Backbone | None) -> Tensor:
+    """The training loss: dead thermal asks for luma, live thermal for what the method learns from."""
+    fused = student(batch.luma, batch.thermal, batch.trust)
+    live, share = ~batch.dead, batch.dead.float().mean()
     loss = fused.new_zeros(())
     if batch.dead.any():
-        share = batch.dead.float().mean()
         loss = loss + IDENTITY_WEIGHT * share * identity_loss(fused[batch.dead], batch.luma[batch.dead])
-    alive = ~batch.dead
-    if alive.any():
-        thermal = torch.lerp(batch.luma, batch.thermal, batch.weight)
-        loss = loss + alive.float().mean() * fusion_loss(
-            fused[alive], batch.luma[alive], thermal[alive], weights
-        )
+    if not live.any():
+        return loss
+    fused, luma, trust = fused[live], batch.luma[live], batch.trust[live]
+    if method == METHODS["unsupervised"]:  # outside its view, luma stands for thermal too
+        thermal = torch.lerp(luma, batch.thermal[live], trust)
+        return loss + (1 - share) * Likelihood(luma, thermal).energy(fused).mean()
+    weight = certainty(batch.variance[live]) if method.pixels == "weighted" else 1.0
+    loss = loss + (1 - share) * pixel_loss(fused, batch.mean[live], weight * trust)
+    if method.features:
+        seen = {
+            layer: F.adaptive_avg_pool2d(trust, m.shape[-2:]) == 1 for layer, m in batch.feature_mean.items()
+        }
+        route = {
+            layer: seen[layer] * (routed(variance[live]) if method.features == "routed" else 1.0)
+            for layer, variance in batch.feature_variance.items()
+        }
+        wanted = {layer: mean[live] for layer, mean in batch.feature_mean.items()}
+        loss = loss + FEATURE_WEIGHT * (1 - share) * feature_loss(backbone(fused), wanted, route)
     return loss
 
 
 def train(
-    examples: Sequence[Example],
+    ensembles: Sequence[Ensemble],
+    method: str,
     steps: int,
     seed: int,
-    minutes: float = float("inf"),
-    log: TextIO | None = None,
+    state: Path,
+    widths: Sequence[int],
 ) -> Student:
-    """A student after `steps` steps or `minutes` minutes, whichever ends first (only steps are reproducible).
+    """A student; resumes from `state` where a run was killed."""
+    backbone = ensembles[0].backbone
+    frozen = load_backbone(backbone).to(device_here()) if METHODS[method].features else None
 
-    log: gets a line every LOG_EVERY steps.
-    """
+    def loss_of(student: nn.Module, rng: np.random.Generator, device: torch.device) -> Tensor:
+        return loss_of_batch(student, draw_batch(ensembles, rng).to(device), METHODS[method], frozen)
+
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    student, weights = Student(), Weights()
-    optimiser = torch.optim.AdamW(student.parameters(), LEARNING_RATE, weight_decay=1e-4)
-    start, recent = time.monotonic(), []
-    for step in (bar := tqdm(range(1, steps + 1), "train", unit="step")):
-        done = max(step / steps, (time.monotonic() - start) / 60 / minutes)
-        if done > 1:
-            break
-        for group in optimiser.param_groups:  # warm up, then a cosine down to zero
-            group["lr"] = LEARNING_RATE * min(1, step / 100) * 0.5 * (1 + np.cos(np.pi * done))
-        loss = loss_of(student, draw_batch(examples, rng), weights)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimiser.step()
-        recent.append(loss.item())
-        if step % LOG_EVERY == 0 or step == steps:
-            bar.set_postfix(loss=f"{np.mean(recent):.4f}")
-            if log:
-                print(f"step {step} loss {np.mean(recent):.4f}", file=log, flush=True)
-            recent = []
-    return student.eval()
+    settings = {"method": method, "ensembles": len(ensembles), "backbone": backbone, "widths": list(widths)}
+    return fit(Student(tuple(widths)), loss_of, steps, seed, LEARNING_RATE, state, settings)
 
 
-@torch.inference_mode()
 def held_out_metrics(student: Student, pairs: Sequence[PairFile]) -> dict[str, float]:
-    """Mean of each metric over the pairs kept out of training."""
-    totals = dict.fromkeys(METRICS, 0.0)
-    for example in map(load, tqdm(pairs, "measure", unit="pair")):
-        luma, thermal = example.luma, example.thermal
-        fused = to_grey_levels(student(to_tensor(luma), to_tensor(thermal))[0, 0].numpy())
-        for name, metric in METRICS.items():
-            totals[name] += metric(fused, luma, thermal) / len(pairs)
-    return {name: round(total, 4) for name, total in totals.items()}
+    """Mean of each ranked metric over pairs kept out of training."""
+    fuse = {"student": student_fuse(student)}
+    of_pairs = [
+        scores(example.luma, example.thermal, fuse, RANKED)
+        for example in map(load, tqdm(pairs, "measure", unit="pair"))
+    ]
+    return {metric: round(value, 4) for metric, value in mean_scores(of_pairs)["student"].items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Train the unsupervised first student.")
-    parser.add_argument("--data", type=Path, default=DATA / "pairs", help="folder of SET/{rgb,thermal}/ID.*")
-    parser.add_argument(
-        "--out", type=Path, default=DEFAULT_STUDENT, help="checkpoint to write (.safetensors)"
-    )
+    parser = argparse.ArgumentParser(description="Train a student. Killed, it goes on where it was.")
+    parser.add_argument("--ensembles", type=Path, required=True, help="folder that distill.ensemble filled")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write (.safetensors)")
+    parser.add_argument("--method", choices=METHODS, default="full", help="what is learned from")
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--minutes", type=float, default=float("inf"), help="stop after so long, if before --steps"
+        "--widths", type=int, nargs=3, default=[16, 32, 64], help="channels at 1/4, 1/8, 1/16"
     )
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-
-    training, held_out = split(find_pairs(options.data))
-    examples = [load(pair) for pair in tqdm(training, "decode", unit="pair")]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with open(options.out.with_suffix(".log"), "w") as log:
-        print(f"training {len(training)} held out {len(held_out)} weights {asdict(Weights())}", file=log)
-        student = train(examples, options.steps, options.seed, options.minutes, log)
+    parser.add_argument(
+        "--data", type=Path, default=DATA / "pairs", help="of its held-out pairs the metrics are noted"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    o = parser.parse_args(arguments)
+    held_out = split(find_pairs(o.data))[1]
+    ensembles = load_ensembles(o.ensembles)
+    student = train(ensembles, o.method, o.steps, o.seed, o.out.with_suffix(".state"), o.widths)
+    if process_here()[0] > 0:
+        return
     described = {
-        "data": f"{len(training)} pairs of {', '.join(sorted({pair.set for pair in training}))}",
+        "data": f"{len(ensembles)} crops of {len({e.id for e in ensembles})} pairs",
+        "teacher": "none: unsupervised" if o.method == "unsupervised" else ensembles[0].teacher,
         "metrics": f"{json.dumps(held_out_metrics(student, held_out))} on {len(held_out)} held-out pairs",
-        "steps": str(options.steps),
-        "seed": str(options.seed),
+        "method": o.method,
+        "steps": str(o.steps),
+        "seed": str(o.seed),
+        "licence": LICENCE,
     }
-    save_student(student, options.out, METADATA | described)
+    save_student(student, o.out, described)
 
 
 if __name__ == "__main__":
