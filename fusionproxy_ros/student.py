@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fusionproxy_ros.frames import FusionError
 
-DEFAULT_STUDENT = Path(__file__).parent / "models" / "student.safetensors"
+DEFAULT_STUDENT = Path(__file__).parent / "models" / "fusionproxy.safetensors"
 ARCHITECTURE = "local-affine-1"
 STRIDE = 16  # pixels of the image per pixel of the coarsest features
 

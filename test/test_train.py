@@ -282,8 +282,15 @@ def ensembles(backbone):
 
 
 def drawn(ensembles, seed, **changed):
-    """A batch as it is drawn, but for what is given."""
-    return dataclasses.replace(draw_batch(ensembles, np.random.default_rng(seed)), **changed)
+    """A batch as it is drawn, but without noise and with what is given."""
+    batch = draw_batch(ensembles, np.random.default_rng(seed))
+    return dataclasses.replace(batch, **{"noise": torch.zeros_like(batch.noise)} | changed)
+
+
+@pytest.fixture
+def taught_alone(monkeypatch):
+    """No share of the likelihood: what the teacher says is all there is."""
+    monkeypatch.setattr(train, "LIKELIHOOD_WEIGHT", 0)
 
 
 def examples_of(batch, of):
@@ -311,10 +318,9 @@ def test_batches_are_ensembles_with_noise_dead_and_partial_thermal(ensembles):
             assert image.min() >= 0 and image.max() <= 1
         for index in range(train.BATCH):
             (origin,) = (k for k in range(4) if torch.equal(means[k], batch.mean[index, 0]))
-            assert (batch.luma[index, 0] - lumas[origin]).std() < 1.5 * train.NOISE, (
-                "the answer belongs to the sources"
-            )
-            assert not batch.dead[index] or batch.thermal[index].std() < 1.5 * train.NOISE
+            assert torch.equal(batch.luma[index, 0], lumas[origin]), "the answer belongs to the sources"
+            assert not batch.dead[index] or batch.thermal[index].std() < 1e-6
+            assert batch.noise[index].std() < 1.5 * train.LUMA_NOISE
             assert batch.trust[index].mean() > 0.3
         whole = batch.trust.flatten(1).all(1)
         assert whole[batch.dead].all()
@@ -335,6 +341,20 @@ def test_drawing_leaves_the_ensembles_alone(ensembles):
 
 
 # the loss
+
+
+def test_the_student_sees_noise_that_the_answer_has_not(ensembles):
+    batch = draw_batch(ensembles, np.random.default_rng(0))
+    seen = []
+
+    def student(luma, thermal, trust):
+        seen.extend([luma, thermal])
+        return luma
+
+    batch = dataclasses.replace(batch, dead=torch.ones(train.BATCH, dtype=torch.bool))
+    assert loss_of_batch(student, batch, METHODS["mean-regression"], None) == 0, "RGB's own noise stays"
+    for image, clean, noise in zip(seen, (batch.luma, batch.thermal), batch.noise.split(1, 1), strict=True):
+        assert torch.equal(image, (clean + noise).clamp(0, 1)) and not torch.equal(image, clean)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -382,7 +402,7 @@ def test_what_is_not_trusted_does_not_reach_the_loss(ensembles, backbone, method
     assert abs(loss(seen) - loss(batch)) > 1e-3
 
 
-def test_no_gradient_of_the_pixel_loss_falls_on_what_is_not_trusted(ensembles):
+def test_no_gradient_of_the_pixel_loss_falls_on_what_is_not_trusted(ensembles, taught_alone):
     batch = drawn(ensembles, 3, dead=torch.zeros(train.BATCH, dtype=torch.bool))
     batch.trust[0, :, :20] = 0
     picture = torch.full_like(batch.luma, 0.111).requires_grad_()
@@ -391,7 +411,7 @@ def test_no_gradient_of_the_pixel_loss_falls_on_what_is_not_trusted(ensembles):
     assert (picture.grad[batch.trust == 1] != 0).all()
 
 
-def test_the_ablations_lack_what_their_names_say(ensembles, backbone):
+def test_the_ablations_lack_what_their_names_say(ensembles, backbone, taught_alone):
     """On constant variances all that learn from features agree; pixel and feature weights matter where they vary."""
     batch = drawn(ensembles, 0, dead=torch.zeros(train.BATCH, dtype=torch.bool))
     picture = torch.rand(batch.luma.shape, generator=torch.Generator().manual_seed(0))
@@ -418,7 +438,7 @@ def test_the_ablations_lack_what_their_names_say(ensembles, backbone):
     assert found["full"] != pytest.approx(found["no-feature-routing"], rel=1e-4)
 
 
-def test_the_teachers_own_mean_is_the_best_answer(ensembles):
+def test_the_teachers_own_mean_is_the_best_answer(ensembles, taught_alone):
     batch = drawn(ensembles, 0, dead=torch.zeros(train.BATCH, dtype=torch.bool))
     assert loss_of_batch(answering(batch.mean), batch, METHODS["mean-regression"], None) == 0
     off = loss_of_batch(answering(batch.mean + 0.1), batch, METHODS["mean-regression"], None)

@@ -2,7 +2,7 @@
 
     python -m fusionproxy_ros.distill.train --ensembles out/distill/train --out out/distill/full.safetensors
 
---method names what is learned from: "full", the ablations of it, and "unsupervised", the likelihood alone. Runs on a
+--method names what is learned from: "full", the ablations of it, and "unsupervised", nothing. Runs on a
 CPU, a GPU, or under torchrun on many. Killed, it goes on where it was.
 """
 
@@ -31,20 +31,21 @@ from fusionproxy_ros.student import Student, save_student
 
 BATCH = 6
 LEARNING_RATE = 2e-3
+LIKELIHOOD_WEIGHT = 0.05
 FEATURE_WEIGHT = 0.05
-IDENTITY_WEIGHT = 2.0
+IDENTITY_WEIGHT = 0.5
 DEAD_SHARE = 0.15  # of the examples: thermal is a constant with slight noise, and the answer is luma
 PARTIAL_SHARE = 0.25  # of the examples: the thermal camera sees only part of the RGB image
 LICENCE = (
     "trained on the data named here: MSRS and RoadScene state no licence and ask to be cited, M3SVD is MIT, M3FD came "
     "by way of several repositories; retrain on your own pairs where you need clean terms"
 )
-NOISE = 0.02  # largest deviation of the noise added to each source; the target has none
+LUMA_NOISE, THERMAL_NOISE = 0.02, 0.006  # largest deviations of the noise added to the sources
 
 
 @dataclass(frozen=True)
 class Method:
-    """pixels, features: "weighted" or "routed" by variance, "plain", or "" for none; neither: unsupervised."""
+    """What is learned from the teacher: pixels "weighted" or "plain", features "routed" or "plain", "" for neither."""
 
     pixels: str = ""
     features: str = ""
@@ -63,13 +64,15 @@ METHODS = {
 class Batch:
     """Images (N, 1, H, W) float32 in [0, 1]; dead (N,) bool; of live examples alone: weight and features by layer.
 
-    luma, thermal, trust: what the student gets. mean, variance: the ensembles'. feature_mean, feature_variance:
-    {layer: (N, C, h, w)}, {layer: (N, 1, h, w)}.
+    luma, thermal, trust: sources and how far thermal is to be trusted. noise: (N, 2, H, W), what the student sees on
+    top of luma and thermal. mean, variance: the ensembles'. feature_mean, feature_variance: {layer: (N, C, h, w)},
+    {layer: (N, 1, h, w)}.
     """
 
     luma: Tensor
     thermal: Tensor
     trust: Tensor
+    noise: Tensor
     mean: Tensor
     variance: Tensor
     dead: Tensor
@@ -103,15 +106,14 @@ def draw_batch(ensembles: Sequence[Ensemble], rng: np.random.Generator) -> Batch
         elif rng.random() < PARTIAL_SHARE:
             trust[index, :, : int(rng.integers(0, height // 3))] = 0
             trust[index, :, :, width - int(rng.integers(0, width // 3)) :] = 0
-    for image in (luma, thermal):
-        deviation = rng.uniform(0, NOISE, (BATCH, 1, 1, 1)).astype(np.float32)
-        noise = deviation * rng.standard_normal(image.shape, np.float32)
-        image.add_(torch.from_numpy(noise)).clamp_(0, 1)
+    deviation = rng.uniform(0, (LUMA_NOISE, THERMAL_NOISE), (BATCH, 2)).astype(np.float32)
+    noise = deviation[..., None, None] * rng.standard_normal((BATCH, 2, height, width), np.float32)
     layers = chosen[0].feature_mean
     return Batch(
         luma,
         thermal,
         trust,
+        torch.from_numpy(noise),
         stacked(e.mean for e in chosen)[:, None],
         stacked(e.variance for e in chosen)[:, None],
         dead,
@@ -121,30 +123,39 @@ def draw_batch(ensembles: Sequence[Ensemble], rng: np.random.Generator) -> Batch
 
 
 def loss_of_batch(student: nn.Module, batch: Batch, method: Method, backbone: Backbone | None) -> Tensor:
-    """The training loss: dead thermal asks for luma, live thermal for what the method learns from."""
-    fused = student(batch.luma, batch.thermal, batch.trust)
+    """The training loss.
+
+    Dead thermal asks for luma. Live thermal asks for what the method learns from the teacher, and, by every method, for
+    what is likely (the teacher's own data term): ablations differ in the teacher's signals alone. RGB's noise is to
+    stay in the picture, since a student that damps it blurs; thermal's is not.
+    """
+    seen_luma, seen_thermal = (
+        (torch.cat([batch.luma, batch.thermal], 1) + batch.noise).clamp(0, 1).split(1, 1)
+    )
+    fused = student(seen_luma, seen_thermal, batch.trust)
     live, share = ~batch.dead, batch.dead.float().mean()
     loss = fused.new_zeros(())
     if batch.dead.any():
-        loss = loss + IDENTITY_WEIGHT * share * identity_loss(fused[batch.dead], batch.luma[batch.dead])
+        loss = loss + IDENTITY_WEIGHT * share * identity_loss(fused[batch.dead], seen_luma[batch.dead])
     if not live.any():
         return loss
-    fused, luma, trust = fused[live], batch.luma[live], batch.trust[live]
-    if method == METHODS["unsupervised"]:  # outside its view, luma stands for thermal too
-        thermal = torch.lerp(luma, batch.thermal[live], trust)
-        return loss + (1 - share) * Likelihood(luma, thermal).energy(fused).mean()
-    weight = certainty(batch.variance[live]) if method.pixels == "weighted" else 1.0
-    loss = loss + (1 - share) * pixel_loss(fused, batch.mean[live], weight * trust)
+    fused, luma, trust = fused[live], seen_luma[live], batch.trust[live]
+    thermal = torch.lerp(luma, batch.thermal[live], trust)  # outside its view, luma stands for thermal too
+    loss = loss + LIKELIHOOD_WEIGHT * (1 - share) * Likelihood(luma, thermal).energy(fused).mean()
+    if method.pixels:
+        weight = certainty(batch.variance[live]) if method.pixels == "weighted" else 1.0
+        wanted = batch.mean[live] + luma - batch.luma[live]
+        loss = loss + (1 - share) * pixel_loss(fused, wanted, weight * trust)
     if method.features:
-        seen = {
+        inside = {
             layer: F.adaptive_avg_pool2d(trust, m.shape[-2:]) == 1 for layer, m in batch.feature_mean.items()
         }
         route = {
-            layer: seen[layer] * (routed(variance[live]) if method.features == "routed" else 1.0)
+            layer: inside[layer] * (routed(variance[live]) if method.features == "routed" else 1.0)
             for layer, variance in batch.feature_variance.items()
         }
-        wanted = {layer: mean[live] for layer, mean in batch.feature_mean.items()}
-        loss = loss + FEATURE_WEIGHT * (1 - share) * feature_loss(backbone(fused), wanted, route)
+        meant = {layer: mean[live] for layer, mean in batch.feature_mean.items()}
+        loss = loss + FEATURE_WEIGHT * (1 - share) * feature_loss(backbone(fused), meant, route)
     return loss
 
 
