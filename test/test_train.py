@@ -440,7 +440,7 @@ def test_the_ablations_lack_what_their_names_say(ensembles, backbone, taught_alo
 
 def test_the_teachers_own_mean_is_the_best_answer(ensembles, taught_alone):
     batch = drawn(ensembles, 0, dead=torch.zeros(train.BATCH, dtype=torch.bool))
-    assert loss_of_batch(answering(batch.mean), batch, METHODS["mean-regression"], None) == 0
+    assert loss_of_batch(answering(batch.mean), batch, METHODS["mean-regression"], None) < 1e-6
     off = loss_of_batch(answering(batch.mean + 0.1), batch, METHODS["mean-regression"], None)
     assert off.item() == pytest.approx(0.1 * batch.trust.mean().item(), rel=1e-4)
 

