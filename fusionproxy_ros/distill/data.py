@@ -125,6 +125,12 @@ def split(pairs: Sequence[PairFile]) -> tuple[list[PairFile], list[PairFile]]:
     return [pair for pair in pairs if pair not in held], sorted(held, key=lambda pair: (pair.set, pair.id))
 
 
+def spread(items: Sequence, count: int) -> list:
+    """At most `count` of them, evenly over their order."""
+    places = np.linspace(0, len(items) - 1, min(len(items), count)).round().astype(int)
+    return [items[place] for place in places]
+
+
 def to_grey_levels(image: np.ndarray) -> np.ndarray:
     """[0, 1] float -> 0..255 uint8, rounded and clipped."""
     return np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)

@@ -15,7 +15,7 @@ import argparse
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from fusionproxy_ros.distill.data import (
     find_pairs,
     load,
     split,
+    spread,
     to_grey_levels,
 )
 from fusionproxy_ros.distill.loop import device_here, process_here
@@ -158,15 +159,10 @@ def imported_samples(folder: Path, example: Example) -> np.ndarray:
         bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if bgr is None or bgr.shape != example.bgr.shape:
             raise DataError(f"{path}: not a readable picture of the size of pair {example.file.id}")
-        samples.append(cv2.cvtColor(bgr, cv2.COLOR_BGR2YCrCb)[..., 0].astype(np.float32) / 255)
+        samples.append(replace(example, bgr=bgr).luma.astype(np.float32) / 255)
     if len(samples) < 2:
         raise DataError(f"{folder}: {len(samples)} samples (sample_*.png); variance needs at least 2")
     return np.stack(samples)
-
-
-def spread(pairs: Sequence[PairFile], count: int) -> list[PairFile]:
-    """`count` of them, evenly over their order."""
-    return [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, count).round().astype(int))]
 
 
 class Asker:

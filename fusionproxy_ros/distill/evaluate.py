@@ -48,7 +48,7 @@ from fusionproxy_ros.distill.robustness import (
     noisy_thermal_psnr,
 )
 from fusionproxy_ros.distill.sheet import evenly, sheet
-from fusionproxy_ros.distill.tables import Means, mean_ranks, mean_scores, print_table, scores
+from fusionproxy_ros.distill.tables import Means, mean_ranks, mean_scores, print_table, scores, student_fuse
 from fusionproxy_ros.distill.teacher import Teacher, load_denoiser
 from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair
 from fusionproxy_ros.fuser import Fuser, keep_freed_memory
@@ -75,16 +75,6 @@ MEASURES = {
 
 class EvaluationError(FusionError):
     """What is to be judged is missing, unreadable or ambiguous."""
-
-
-def student_fuse(student: Student) -> Fuse:
-    """The student as a function on 8-bit images."""
-
-    @torch.inference_mode()
-    def fuse(luma: np.ndarray, thermal: np.ndarray) -> np.ndarray:
-        return to_grey_levels(student(to_tensor(luma), to_tensor(thermal))[0, 0].numpy())
-
-    return fuse
 
 
 class TeacherMeans:
@@ -134,15 +124,14 @@ def metrics_of_sets(examples: Sequence[Example], methods: Mapping[str, Fuse]) ->
 
 def to_teacher(teacher: TeacherMeans, students: Mapping[str, Fuse]) -> dict[str, dict[str, float]]:
     """{student: PSNR and SSIM to the teacher's mean, means over the ensembles}."""
-    return {
-        name: {
-            measure: statistics.mean(
-                compare(fuse(luma, thermal), teacher.mean(luma)) for luma, thermal in teacher.pairs
-            )
+    result = {}
+    for name, fuse in students.items():
+        compared = [(fuse(luma, thermal), teacher.mean(luma)) for luma, thermal in teacher.pairs]
+        result[name] = {
+            measure: statistics.mean(compare(*two) for two in compared)
             for measure, compare in (("PSNR dB", psnr), ("SSIM", similarity))
         }
-        for name, fuse in students.items()
-    }
+    return result
 
 
 def misalignment(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 BOX_PX = 7  # side of the windows of local statistics
 SCALES = 3  # of information: full, half and quarter resolution
+SCALE_SHARE = 0.25  # of the windows at a scale, relative to the one before
 LATENT_CELL_PX = 32  # distance over which a latent field changes
 FAVOUR_DEVIATION = 0.4  # of the latent log-ratio by which one source's edges are favoured
 NOISE = 2 / 255**2  # variance of the visual noise in VIF
@@ -85,9 +86,13 @@ class Likelihood:
             for axis in (2, 3)
         ]
         self._sources = (luma, thermal)
-        self._moments = []
-        for _ in range(SCALES):
-            self._moments.append([(source, *_moments(source)) for source in (luma, thermal)])
+        self._moments, self._ideal = [], [0.0, 0.0]
+        for scale in range(SCALES):
+            of_sources = [(source, *_moments(source)) for source in (luma, thermal)]
+            self._moments.append(of_sources)
+            for index, (_, _, variance) in enumerate(of_sources):
+                ideal = torch.log1p(variance / NOISE).mean((1, 2, 3))
+                self._ideal[index] = self._ideal[index] + SCALE_SHARE**scale * ideal
             luma, thermal = F.avg_pool2d(luma, 2), F.avg_pool2d(thermal, 2)
 
     def energy(self, fused: Tensor) -> Tensor:
@@ -126,7 +131,7 @@ class Likelihood:
             Bovik, IEEE TIP 15, 2006) with box windows and averaged halves instead of Gaussians.
         """
         structure = information = 2.0
-        carried, ideal = [0.0, 0.0], [0.0, 0.0]
+        carried = [0.0, 0.0]
         for scale, of_sources in enumerate(self._moments):
             if scale:
                 fused = F.avg_pool2d(fused, 2)
@@ -140,11 +145,9 @@ class Likelihood:
                     structure = structure - similarity.mean((1, 2, 3))
                 gain = (cov / (var_s + 1e-5)).clamp(min=0)
                 residual = (var_f - gain * cov).clamp(min=0)
-                share = 4.0**-scale  # of the windows
                 kept = torch.log1p(gain**2 * var_s / (residual + NOISE))
-                carried[index] = carried[index] + share * kept.mean((1, 2, 3))
-                ideal[index] = ideal[index] + share * torch.log1p(var_s / NOISE).mean((1, 2, 3))
-        for of_fused, of_source in zip(carried, ideal, strict=True):
+                carried[index] = carried[index] + SCALE_SHARE**scale * kept.mean((1, 2, 3))
+        for of_fused, of_source in zip(carried, self._ideal, strict=True):
             information = information - of_fused / of_source.clamp(min=1e-3)
         return structure, information
 

@@ -9,9 +9,8 @@ import numpy as np
 from fusionproxy_ros.distill.baselines import Fuse
 from fusionproxy_ros.distill.data import DataError
 from fusionproxy_ros.distill.metrics import psnr
+from fusionproxy_ros.distill.views import MAX_SHIFT_PX, MAX_TURN_DEG, moved
 
-SHIFT_PX = 30
-TURN_DEG = 10
 STRONG_SHARE = 0.05  # of a picture's pixels are its strong edges
 NEAR_PX = 5
 FLAT_LEVELS = (0, 85, 170, 255)  # grey levels of a dead thermal camera
@@ -24,17 +23,14 @@ Clip = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 def misaligned(thermal: np.ndarray, name: str) -> np.ndarray:
-    """Thermal shifted by SHIFT_PX and turned by TURN_DEG about its centre, borders reflected.
+    """Thermal shifted by MAX_SHIFT_PX and turned by MAX_TURN_DEG about its centre, borders reflected.
 
     Both directions are drawn from the pair's `name`, so they are the same in every run.
     """
     rng = np.random.default_rng(list(name.encode()))
-    height, width = thermal.shape
-    turn_deg = float(rng.choice((-TURN_DEG, TURN_DEG)))
-    motion = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), turn_deg, 1)
+    turn_deg = float(rng.choice((-MAX_TURN_DEG, MAX_TURN_DEG)))
     heading = rng.uniform(0, 2 * np.pi)
-    motion[:, 2] += SHIFT_PX * np.array((np.cos(heading), np.sin(heading)))
-    return cv2.warpAffine(thermal, motion, (width, height), borderMode=cv2.BORDER_REFLECT)
+    return moved(thermal, turn_deg, MAX_SHIFT_PX * np.array((np.cos(heading), np.sin(heading))))
 
 
 def ghost(fused: np.ndarray, luma: np.ndarray, thermal: np.ndarray) -> float:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from fusionproxy_ros.distill.baselines import Fuse
-from fusionproxy_ros.distill.data import Example
+from fusionproxy_ros.distill.data import Example, spread
 from fusionproxy_ros.fuser import add_luma
 
 CELL_PX = 400
@@ -15,8 +15,7 @@ CELL_PX = 400
 def evenly(examples: Sequence[Example], count: int) -> list[Example]:
     """At most `count` pairs, at even distances in the order of their set and, within it, from dark to bright."""
     ordered = sorted(examples, key=lambda example: (example.file.set, example.luma.mean()))
-    places = np.linspace(0, len(ordered) - 1, min(len(ordered), count)).round().astype(int)
-    return [ordered[place] for place in places]
+    return spread(ordered, count)
 
 
 def sheet(examples: Sequence[Example], methods: Mapping[str, Fuse]) -> np.ndarray:

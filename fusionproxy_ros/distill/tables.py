@@ -4,11 +4,24 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import torch
 
 from fusionproxy_ros.distill.baselines import Fuse
+from fusionproxy_ros.distill.data import to_grey_levels, to_tensor
 from fusionproxy_ros.distill.metrics import METRICS, RANKED
+from fusionproxy_ros.student import Student
 
 Means = dict[str, dict[str, float]]  # {method: {metric: mean}}
+
+
+def student_fuse(student: Student) -> Fuse:
+    """The student as a function on 8-bit images."""
+
+    @torch.inference_mode()
+    def fuse(luma: np.ndarray, thermal: np.ndarray) -> np.ndarray:
+        return to_grey_levels(student(to_tensor(luma), to_tensor(thermal))[0, 0].numpy())
+
+    return fuse
 
 
 def scores(

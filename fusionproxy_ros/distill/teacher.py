@@ -175,13 +175,11 @@ class Teacher:
         """Pictures in [-1, 1] of lower energy, not far from the proposal."""
         anchor = (proposal + 1) / 2
         picture = anchor.clone().requires_grad_()
-        hold = (
-            self.sampling.prior * 2 * kept / (1 - kept)
-        )  # variances of grey range 1 are a quarter of those of 2
+        # Variances of grey range 1 are a quarter of those of range 2.
+        hold = self.sampling.prior * 2 * kept / (1 - kept)
         pace = self.sampling.pace * float((1 - kept).sqrt())
-        steps = math.ceil(
-            self.sampling.refinements * float(kept.sqrt())
-        )  # few while there is little to refine
+        # Few while there is little to refine.
+        steps = math.ceil(self.sampling.refinements * float(kept.sqrt()))
         optimiser = torch.optim.Adam([picture])
         for step in range(steps):
             optimiser.param_groups[0]["lr"] = pace * (1 - step / steps)

@@ -21,12 +21,11 @@ from tqdm import tqdm
 from fusionproxy_ros.distill.backbones import Backbone, load_backbone
 from fusionproxy_ros.distill.data import DATA, PairFile, find_pairs, load, split
 from fusionproxy_ros.distill.ensemble import Ensemble, load_ensembles
-from fusionproxy_ros.distill.evaluate import student_fuse
 from fusionproxy_ros.distill.likelihood import Likelihood
 from fusionproxy_ros.distill.loop import device_here, fit, process_here
 from fusionproxy_ros.distill.losses import certainty, feature_loss, identity_loss, pixel_loss, routed
 from fusionproxy_ros.distill.metrics import RANKED
-from fusionproxy_ros.distill.tables import mean_scores, scores
+from fusionproxy_ros.distill.tables import mean_scores, scores, student_fuse
 from fusionproxy_ros.student import Student, save_student
 
 BATCH = 6
