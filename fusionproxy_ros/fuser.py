@@ -2,14 +2,15 @@
 
 import ctypes
 import time
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import torch
 
 from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
-from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser
-from fusionproxy_ros.registration import Registration
+from fusionproxy_ros.normalisation import NormalisationConfig, Normalised, Normaliser
+from fusionproxy_ros.registration import Registered, Registration
 from fusionproxy_ros.student import Student
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # <malloc.h>
@@ -65,8 +66,19 @@ def overlay(rgb: Frame, thermal: np.ndarray) -> np.ndarray:
     return cv2.addWeighted(rgb.pixels, 0.5, heat[..., ::-1] if rgb.encoding == "rgb8" else heat, 0.5, 0)
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A pair whose thermal image lies on the RGB grid in grey levels; `registered` is None where it has none."""
+
+    pair: Pair
+    registered: Registered | None = None
+    normalised: Normalised | None = None
+    register_ns: int = 0
+    normalise_ns: int = 0
+
+
 class Fuser:
-    """Owns the student and the AGC state. One thread at a time.
+    """Owns the student and the AGC state. One thread at a time, but for `finish`.
 
     student: on any device; moved to `device`.
     threads: CPU threads for torch, process-wide.
@@ -92,42 +104,55 @@ class Fuser:
 
         Raises RegistrationError when the images do not fit the calibration.
         """
-        rgb = pair.rgb
-        if pair.thermal is None:
-            return Fused(rgb.pixels, Mode.PASSTHROUGH, pair.reason)
+        return self.finish(self.prepare(pair, registration))
+
+    def prepare(self, pair: Pair, registration: Registration) -> "Prepared":
+        """The part of `fuse` that depends on the pairs before it, through the AGC: call it in their order."""
         start_ns = time.monotonic_ns()
+        if pair.thermal is None:
+            return Prepared(pair)
         depth_m = pair.depth.pixels if pair.depth else None
-        registered = registration.register(pair.thermal.pixels, rgb.size_px, depth_m)
+        registered = registration.register(pair.thermal.pixels, pair.rgb.size_px, depth_m)
         if not registered.valid_fraction:
-            return Fused(
-                rgb.pixels, Mode.PASSTHROUGH, "the thermal camera sees nothing of the RGB picture: calibrate"
+            return Prepared(
+                replace(pair, reason="the thermal camera sees nothing of the RGB picture: calibrate")
             )
         registered_ns = time.monotonic_ns()
         normalised = self._normaliser.normalise(
             registered.pixels, registered.mask, pair.thermal.stamp_ns, pair.epoch
         )
-        normalised_ns = time.monotonic_ns()
-        luma = luma_of(rgb)
+        return Prepared(
+            pair, registered, normalised, registered_ns - start_ns, time.monotonic_ns() - registered_ns
+        )
+
+    def finish(self, prepared: "Prepared") -> Fused:
+        """The rest of `fuse`, in any order and from any thread."""
+        pair, registered, normalised = prepared.pair, prepared.registered, prepared.normalised
+        if registered is None:
+            return Fused(pair.rgb.pixels, Mode.PASSTHROUGH, pair.reason)
+        start_ns = time.monotonic_ns()
+        luma = luma_of(pair.rgb)
         fused_luma = self._run_student(luma, normalised.pixels, registered.weight)
         return Fused(
-            pixels=add_luma(rgb.pixels, luma, fused_luma),
+            pixels=add_luma(pair.rgb.pixels, luma, fused_luma),
             mode=pair.mode,
             reason=pair.reason,
             thermal=normalised.pixels,
             mask=registered.mask,
             valid_fraction=registered.valid_fraction,
             thermal_range=(normalised.low, normalised.high),
-            register_ns=registered_ns - start_ns,
-            normalise_ns=normalised_ns - registered_ns,
-            student_ns=time.monotonic_ns() - normalised_ns,
+            register_ns=prepared.register_ns,
+            normalise_ns=prepared.normalise_ns,
+            student_ns=time.monotonic_ns() - start_ns,
         )
 
     @torch.inference_mode()
     def _run_student(self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        if weight is not self._weight[0]:  # the last one; it changes with the calibration only
-            self._weight = weight, None if weight is None else self._plane(weight.copy())
+        known = self._weight  # the last one; it changes with the calibration only
+        if weight is not known[0]:
+            self._weight = known = weight, None if weight is None else self._plane(weight.copy())
         planes = self._plane(luma).float().div_(255), self._plane(thermal).float().div_(255)
-        fused = self._student(*planes, self._weight[1])
+        fused = self._student(*planes, known[1])
         return fused[0, 0].mul(255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
 
     def _plane(self, pixels: np.ndarray) -> torch.Tensor:

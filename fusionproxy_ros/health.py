@@ -12,14 +12,13 @@ from fusionproxy_ros.frames import NS_PER_S, Fused, Mode, Pair
 from fusionproxy_ros.misalignment import Misalignment
 from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.rig import View
+from fusionproxy_ros.status import DROPPED, REFUSED, begin, describe
 
 try:
     from fusionproxy_ros.msg import FusionStatus
 except ImportError:  # the generated message is absent: /diagnostics alone tells
     FusionStatus = None
 
-# FusionStatus.mode of RGB messages that got no output; the other modes are frames.Mode.
-REFUSED, DROPPED = 3, 4
 RATE_WINDOW_S = 2.0
 # Fewer images than this share of what the camera offers is loss on the way, not jitter.
 LOSS_SHARE = 0.9
@@ -159,23 +158,11 @@ class Health:
         status = self._status_message(pair.rgb.source.header, fused.mode, fused.reason)
         if status is None:
             return None
-        if fused.mode is not Mode.PASSTHROUGH:
-            status.thermal_stamp = pair.thermal.source.header.stamp
-            status.skew_s = pair.skew_ns / NS_PER_S
-            status.registration_valid_fraction = fused.valid_fraction
-            status.thermal_low, status.thermal_high = fused.thermal_range
-            status.parallax_error_px = 0.0 if pair.depth else view.parallax_error_px
-            status.correction_x_px, status.correction_y_px = view.registration.shift_px
+        describe(status, pair, fused, view)
         if self.misalignment:
             status.misalignment_x_px, status.misalignment_y_px = self.misalignment.shift_px
-        if pair.thermal_age_ns is not None:
-            status.thermal_age_s = pair.thermal_age_ns / NS_PER_S
         status.clock_offset_s = self.clock_offset_s
-        status.sync_wait_s = (pair.ready_ns - pair.rgb.arrival_ns) / NS_PER_S
         status.queue_s = (start_ns - pair.ready_ns) / NS_PER_S
-        status.register_s = fused.register_ns / NS_PER_S
-        status.normalise_s = fused.normalise_ns / NS_PER_S
-        status.student_s = fused.student_ns / NS_PER_S
         status.publish_s = (end_ns - published_ns) / NS_PER_S
         status.total_s = total_s
         return status
@@ -191,10 +178,7 @@ class Health:
     def _status_message(self, header, mode: int, reason: str):
         if FusionStatus is None:
             return None
-        nan = float("nan")
-        status = FusionStatus(header=header, mode=int(mode), reason=reason, skew_s=nan, thermal_age_s=nan)
-        status.parallax_error_px = status.misalignment_x_px = status.misalignment_y_px = nan
-        status.clock_offset_s = nan
+        status = begin(FusionStatus(), header, mode, reason)
         status.received = self.rgb.images.count
         status.fused, status.held = self.modes[Mode.FUSED], self.modes[Mode.HELD]
         status.passed = self.modes[Mode.PASSTHROUGH]

@@ -4,12 +4,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CameraInfo
 
 from fusionproxy_ros import messages
-from fusionproxy_ros.frames import Frame
 from fusionproxy_ros.health import Health, InputHealth
 from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.rig import Rig
@@ -65,19 +63,14 @@ class Inputs:
             return
         now_ns, health = time.monotonic_ns(), self._health.rgb
         health.images.tick(now_ns)
-        stamp_ns = messages.stamp_to_ns(msg.header.stamp)
-        reason = "" if stamp_ns else "RGB stamp is zero: have the driver stamp its images"
         try:
-            frame = messages.read_rgb(msg, now_ns)
-        except messages.EncodingError as error:  # downstream gets what the camera sent
-            reason = str(error)
-            frame = Frame(stamp_ns, msg.header.frame_id, np.empty((0, 0)), msg.encoding, now_ns, msg)
+            frame, reason = messages.take_rgb(msg, now_ns)
         except messages.MessageError as error:
             self._warn(health, str(error))
             self._refuse(msg.header, str(error))
             return
-        if stamp_ns:
-            health.clock.add(stamp_ns, now_ns)
+        if frame.stamp_ns:
+            health.clock.add(frame.stamp_ns, now_ns)
         self._worker.add_rgb(frame, reason)
 
     def _on_thermal(self, msg) -> None:

@@ -117,6 +117,21 @@ def read_rgb(msg, arrival_ns: int = 0) -> Frame:
     return _frame(msg, pixels, "rgb8" if msg.encoding.startswith("rgb") else "bgr8", arrival_ns)
 
 
+def take_rgb(msg, arrival_ns: int = 0) -> tuple[Frame, str]:
+    """The frame that an RGB message makes, and why it can only be passed through; an empty reason where it is sound.
+
+    Raises MessageError where there can be no output: the message is broken.
+    """
+    stamp_ns = stamp_to_ns(msg.header.stamp)
+    try:
+        frame = read_rgb(msg, arrival_ns)
+    except EncodingError as error:  # downstream gets what the camera sent
+        return Frame(stamp_ns, msg.header.frame_id, np.empty((0, 0)), msg.encoding, arrival_ns, msg), str(
+            error
+        )
+    return frame, "" if stamp_ns else "RGB stamp is zero: have the driver stamp its images"
+
+
 def read_thermal(msg, arrival_ns: int = 0) -> Frame:
     """One-channel frame, "mono8", "mono16" or "32FC1", of a sensor_msgs/Image or CompressedImage (PNG only).
 

@@ -21,13 +21,15 @@ from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image
 
-from fusionproxy_ros import messages, parameters, transport
+from fusionproxy_ros import declared, messages, transport
 from fusionproxy_ros.frames import FusionError, Pair
 from fusionproxy_ros.fuser import Fuser, keep_freed_memory, overlay
 from fusionproxy_ros.guard import Guard
-from fusionproxy_ros.health import DROPPED, REFUSED, FusionStatus, Health
+from fusionproxy_ros.health import FusionStatus, Health
 from fusionproxy_ros.inputs import Inputs
+from fusionproxy_ros.parameters import ParameterError, Parameters
 from fusionproxy_ros.rig import AlignmentWatch, Rig
+from fusionproxy_ros.status import DROPPED, REFUSED
 from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
 from fusionproxy_ros.sync_policy import make_sync
 from fusionproxy_ros.tf import TransformSource
@@ -49,7 +51,7 @@ def _told(transition):
     return told
 
 
-def _outputs(p: parameters.Parameters) -> dict[str, tuple]:
+def _outputs(p: Parameters) -> dict[str, tuple]:
     """Name -> message type and topic of everything that is published for a frame."""
     outputs = {"image": (Image, "fused/image"), "camera_info": (CameraInfo, "fused/camera_info")}
     if FusionStatus:
@@ -60,7 +62,7 @@ def _outputs(p: parameters.Parameters) -> dict[str, tuple]:
     return outputs
 
 
-def _build_fuser(p: parameters.Parameters, student: Student, device: str) -> Fuser:
+def _build_fuser(p: Parameters, student: Student, device: str) -> Fuser:
     fuser = Fuser(student, p.normalisation_config(), device, p.threads)
     fuser.warm_up()
     return fuser
@@ -71,10 +73,10 @@ class FusionNode(LifecycleNode):
 
     def __init__(self, **kwargs):
         super().__init__("fusion", automatically_declare_parameters_from_overrides=True, **kwargs)
-        self._wrong_parameters = parameters.declare(self)
+        self._wrong_parameters = declared.declare(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._settings = parameters.Parameters()
+        self._settings = Parameters()
         self._worker: Worker | None = None
         self._outputs: dict = {}
         self._inputs: Inputs | None = None
@@ -86,15 +88,15 @@ class FusionNode(LifecycleNode):
     def on_configure(self, state) -> TransitionCallbackReturn:
         try:
             if self._wrong_parameters:
-                raise parameters.ParameterError("; ".join(self._wrong_parameters.values()))
-            self._configure(parameters.read(self))
+                raise ParameterError("; ".join(self._wrong_parameters.values()))
+            self._configure(declared.read(self))
         except FusionError as error:
             self.get_logger().error(f"cannot configure: {error}")
             self._release()
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
-    def _configure(self, p: parameters.Parameters) -> None:
+    def _configure(self, p: Parameters) -> None:
         self._settings = p
         make_sync(p.sync_policy, p.sync_config())  # says now what it would say at activation
         student_path = Path(p.student_path) if p.student_path else DEFAULT_STUDENT
@@ -180,7 +182,7 @@ class FusionNode(LifecycleNode):
 
     def _on_set_parameters(self, updates) -> SetParametersResult:
         try:
-            self._settings = parameters.changed(self._settings, updates, only_live=bool(self._configured))
+            self._settings = declared.changed(self._settings, updates, only_live=bool(self._configured))
         except FusionError as error:
             return SetParametersResult(successful=False, reason=str(error))
         for update in updates:

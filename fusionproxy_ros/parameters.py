@@ -6,14 +6,16 @@ config/fusion.yaml is the manual for users; a test holds it and this table toget
 import dataclasses
 import difflib
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.parameter import Parameter
+import yaml
 
-from fusionproxy_ros.frames import NS_PER_S, FusionError
+from fusionproxy_ros.frames import NS_PER_S, FusionError, shown
 from fusionproxy_ros.normalisation import NormalisationConfig, NormalisationError
 from fusionproxy_ros.sync import SyncConfig
+
+NODE = "/fusion"
 
 
 class ParameterError(FusionError):
@@ -251,74 +253,19 @@ ROS_OWN = {"use_sim_time", "start_type_description_service"}
 FIELDS = {f.metadata["name"]: f for f in dataclasses.fields(Parameters)}
 
 
-def describe(name: str) -> ParameterDescriptor:
-    """Descriptor of one parameter: what `ros2 param describe` shows."""
-    meta = FIELDS[name].metadata
-    descriptor = ParameterDescriptor(description=meta["description"])
-    descriptor.additional_constraints = "one of " + ", ".join(meta["choices"]) if meta["choices"] else ""
-    if not meta["live"]:
-        descriptor.additional_constraints += "; " if descriptor.additional_constraints else ""
-        descriptor.additional_constraints += "takes effect at the next configure"
-    if meta["range"]:
-        low, high = meta["range"]
-        if isinstance(FIELDS[name].default, int):
-            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
-        else:
-            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
-    return descriptor
-
-
-def declare(node) -> dict[str, str]:
-    """Declare every parameter on `node`; name -> what is wrong with the value that the node was started with.
-
-    node: made with automatically_declare_parameters_from_overrides, the public way to learn every name it was given.
-    A wrong one stands at its default; configure refuses while any is left, set_parameters takes a known one away.
-    """
-    wrong = {}
-    for name in set(node.get_parameters_by_prefix("")) - ROS_OWN:
-        node.undeclare_parameter(
-            name
-        )  # declared below, or by its publisher (qos_overrides), with description and range
-        if name not in FIELDS and not name.startswith("qos_overrides."):
-            near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)[0]
-            wrong[name] = f"parameter {name} is unknown: did you mean {near}? Correct it and start again"
-    for name, f in FIELDS.items():
-        default = list(f.default) if isinstance(f.default, tuple) else f.default
-        try:
-            node.declare_parameter(name, default, describe(name))
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            node.declare_parameter(name, default, describe(name), ignore_override=True)
-            hint = f"; write {float(default)}, not {round(default)}" if isinstance(default, float) else ""
-            wrong[name] = f"parameter {name}: {error}{hint}"
-    return wrong
-
-
-def read(node) -> Parameters:
-    """The node's present parameters. Raises ParameterError."""
-    values = {name: node.get_parameter(name).value for name in FIELDS}
-    return _checked(Parameters(**{FIELDS[name].name: _plain(value) for name, value in values.items()}))
-
-
-def changed(parameters: Parameters, updates: list[Parameter], only_live: bool = False) -> Parameters:
-    """`parameters` with `updates` applied. Raises ParameterError; other nodes' parameters are ignored.
-
-    only_live: refuse a change that a configured node would not follow.
-    """
-    known = {FIELDS[p.name].name: _plain(p.value) for p in updates if p.name in FIELDS}
-    new = _checked(dataclasses.replace(parameters, **known))
-    for name, f in FIELDS.items():
-        if only_live and not f.metadata["live"] and getattr(new, f.name) != getattr(parameters, f.name):
-            raise ParameterError(
-                f"parameter {name} is read at configure: deactivate and clean up the node, then set it"
-            )
-    return new
-
-
-def _plain(value):
+def plain(value):
+    """A value as Parameters holds it: arrays are tuples."""
     return value if isinstance(value, (bool, int, float, str)) else tuple(value)
 
 
-def _checked(parameters: Parameters) -> Parameters:
+def unknown(name: str) -> str:
+    """What to say of a parameter that does not exist."""
+    near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)[0]
+    return f"parameter {name} is unknown: did you mean {near}? Correct it and start again"
+
+
+def checked(parameters: Parameters) -> Parameters:
+    """`parameters`, if it can be had. Raises ParameterError."""
     for name, f in FIELDS.items():
         value, choices = getattr(parameters, f.name), f.metadata["choices"]
         if choices and value not in choices:
@@ -330,3 +277,56 @@ def _checked(parameters: Parameters) -> Parameters:
     except NormalisationError as error:
         raise ParameterError(f"parameters normalisation.*: {error}") from error
     return parameters
+
+
+def load_parameters(path: Path) -> Parameters:
+    """What the node would be configured with by `--params-file path`. Raises ParameterError."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+        sections = [
+            section["ros__parameters"]
+            for node, section in tree.items()
+            if fnmatch(NODE, f"/{node.lstrip('/')}")
+        ]
+        given = {name: value for section in sections for name, value in _flat(section)}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise ParameterError(
+            f"{path} is no parameter file ({shown(str(error))}): take config/fusion.yaml as the pattern"
+        ) from error
+    if not sections:
+        raise ParameterError(f"{path} has no parameters for the node {NODE}: begin it with /**: or fusion:")
+    for name in sorted(given.keys() - ROS_OWN):
+        if name not in FIELDS and not name.startswith("qos_overrides."):
+            raise ParameterError(unknown(name))
+    return checked(
+        dataclasses.replace(
+            Parameters(), **{f.name: _typed(name, given[name]) for name, f in FIELDS.items() if name in given}
+        )
+    )
+
+
+def _flat(tree: dict, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _typed(name: str, value):
+    """A value of a file, of the type and in the range that the node would ask for."""
+    default, limits = FIELDS[name].default, FIELDS[name].metadata["range"]
+    if isinstance(default, tuple):
+        if not isinstance(value, list) or not all(type(v) is float for v in value):
+            raise ParameterError(
+                f"parameter {name} is {shown(str(value))}: write a list of numbers such as 1.0"
+            )
+        return tuple(value)
+    if type(value) is not type(default):
+        hint = f"; write {float(default)}, not {round(default)}" if isinstance(default, float) else ""
+        raise ParameterError(
+            f"parameter {name} is {shown(str(value))}: it must be {type(default).__name__}{hint}"
+        )
+    if limits and not limits[0] <= value <= limits[1]:
+        raise ParameterError(f"parameter {name} is {value}: it must be between {limits[0]} and {limits[1]}")
+    return value

@@ -87,10 +87,18 @@ class Rig:
 
     topics: of the RGB and the thermal images, by which a Kalibr file names its cameras.
     lookup: (rgb_frame, thermal_frame) -> rotation, translation_m, from TF; None where it is not used.
+    patience_s: how long the first frame of a size waits for its grid. None: every frame waits until its grid is there
+        (offline), and so gets exactly what is known at its time.
     """
 
-    def __init__(self, settings: Parameters, topics: tuple[str, str], lookup: Callable | None = None):
-        self._topics, self._lookup = topics, lookup
+    def __init__(
+        self,
+        settings: Parameters,
+        topics: tuple[str, str],
+        lookup: Callable | None = None,
+        patience_s: float | None = PATIENCE_S,
+    ):
+        self._topics, self._lookup, self._patience_s = topics, lookup, patience_s
         self._lock = threading.Lock()
         self._known = _Known(settings, {})
         self._views: dict[tuple, View] = {}  # by sizes and _Known.key, the latest used last
@@ -115,8 +123,8 @@ class Rig:
         sizes_px = pair.thermal.size_px, pair.rgb.size_px
         if not self._serve(sizes_px):
             built = self._request(sizes_px)
-            if built and sizes_px not in self._serving:
-                built.wait(PATIENCE_S)
+            if built and (self._patience_s is None or sizes_px not in self._serving):
+                built.wait(self._patience_s)
                 self._serve(sizes_px)
         return self._serving.get(sizes_px) or View(None, "the lookup grid of the calibration is being built")
 

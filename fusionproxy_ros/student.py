@@ -70,10 +70,9 @@ class Student(nn.Module):
             view); None means 1. Where it is 0 the result is luma, exactly.
         """
         if weight is None:
-            thermal = thermal - thermal.mean((2, 3), keepdim=True)
+            thermal = thermal - _sum(thermal) / thermal[0].numel()
         else:
-            total = weight.sum((2, 3), keepdim=True).clamp_(min=1)
-            mean = (weight * thermal).sum((2, 3), keepdim=True) / total
+            mean = _sum(weight * thermal) / _sum(weight).clamp_(min=1)
             thermal = (thermal - mean).mul_(weight)
         height, width = luma.shape[-2:]
         pad = (0, -width % STRIDE, 0, -height % STRIDE)
@@ -96,6 +95,11 @@ class Student(nn.Module):
         x8 = F.relu(self.dec8(F.interpolate(self.up8(x16), scale_factor=2) + x8))
         x4 = F.relu(self.dec4(F.interpolate(self.up4(x8), scale_factor=2) + x4))
         return F.pixel_shuffle(self.head(x4).contiguous(), 2)
+
+
+def _sum(plane: Tensor) -> Tensor:
+    """(N, 1, 1, 1) sum of (N, 1, H, W), row by row: the same to the last bit whatever the number of threads."""
+    return plane.sum(3, keepdim=True).sum(2, keepdim=True)
 
 
 def save_student(student: Student, path: Path, metadata: dict[str, str]) -> None:

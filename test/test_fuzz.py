@@ -36,7 +36,7 @@ from fusionproxy_ros.frames import (
 )
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.health import Health
-from fusionproxy_ros.messages import EncodingError, MessageError
+from fusionproxy_ros.messages import MessageError
 from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser
 from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.rig import AlignmentWatch, Rig
@@ -133,18 +133,15 @@ class Core:
             self._answer(self.sync.add_thermal(frame) if topic == "thermal" else self.sync.add_depth(frame))
 
     def _take_rgb(self, msg):
-        reason = "" if messages.stamp_to_ns(msg.header.stamp) else "zero stamp"
         try:
-            frame = messages.read_rgb(msg, self.now_ns)
-        except EncodingError as error:
-            self._check(str(error))
-            reason = str(error)
-            frame = Frame(messages.stamp_to_ns(msg.header.stamp), "", np.empty((0, 0)), "", self.now_ns, msg)
+            frame, reason = messages.take_rgb(msg, self.now_ns)
         except MessageError as error:
             self._check(str(error))
             self.health.unanswered(msg.header, 3, str(error))
             self.modes["REFUSED"] += 1
             return
+        if reason:
+            self._check(reason)
         self.rgb.append(frame)
         self._answer(self.sync.add_rgb(frame, reason))
 

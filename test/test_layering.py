@@ -7,12 +7,12 @@ import fusionproxy_ros
 
 ORDER = [
     "frames", "messages", "shutter", "sync", "sync_policy", "lens", "calibration", "registration", "alignment",
-    "misalignment", "normalisation", "student", "fuser", "worker", "parameters", "rig", "guard", "health", "transport",
-    "tf", "inputs", "node", "scene", "demo", "faults", "soak", "folders", "cli",
+    "misalignment", "normalisation", "student", "fuser", "worker", "parameters", "declared", "rig", "guard",
+    "status", "health", "transport", "tf", "inputs", "node", "scene", "demo", "faults", "soak", "folders", "cli",
 ]  # fmt: skip
 ROS_SHELL = {
     "sync_policy",
-    "parameters",
+    "declared",
     "health",
     "transport",
     "tf",

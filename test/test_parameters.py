@@ -12,7 +12,8 @@ pytest.importorskip(
 
 from rclpy.parameter import Parameter
 
-from fusionproxy_ros.parameters import FIELDS, ParameterError, Parameters, changed, describe
+from fusionproxy_ros.declared import changed, describe
+from fusionproxy_ros.parameters import FIELDS, ParameterError, Parameters, load_parameters
 
 MANUAL = Path(__file__).parent.parent / "config" / "fusion.yaml"
 
@@ -80,3 +81,37 @@ def test_a_configured_node_refuses_what_it_would_not_follow_and_takes_the_rest()
     with pytest.raises(ParameterError, match=r"registration.mode is read at configure: deactivate"):
         changed(Parameters(), fixed, only_live=True)
     assert changed(Parameters(), fixed).registration_mode == "extrinsic"
+
+
+def test_a_file_without_ros_gives_what_the_node_would_have(tmp_path):
+    assert load_parameters(MANUAL) == Parameters()
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "/**:\n  ros__parameters: {max_hold_s: 0.25, use_sim_time: true}\n"
+        "fusion:\n  ros__parameters:\n    registration: {mode: extrinsic, translation_m: [-0.1, 0.0, 0.0]}\n"
+        "camera:\n  ros__parameters: {max_hold_s: 9.0}\n"
+    )
+    assert load_parameters(file) == Parameters(
+        max_hold_s=0.25, registration_mode="extrinsic", translation_m=(-0.1, 0.0, 0.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/**: {ros__parameters: {max_hold: 0.5}}", "max_hold is unknown: did you mean max_hold_s"),
+        ("/**: {ros__parameters: {max_hold_s: 1}}", "max_hold_s is 1: it must be float; write 0.5, not 0"),
+        ("/**: {ros__parameters: {max_hold_s: 11.0}}", "must be between 0.0 and 10.0"),
+        ("/**: {ros__parameters: {registration: {homography: [1, 2]}}}", "write a list of numbers"),
+        ("/**: {ros__parameters: {registration: {mode: magic}}}", "choose one of identity"),
+        ("camera: {ros__parameters: {max_hold_s: 1.0}}", "has no parameters for the node /fusion"),
+        ("[1, 2]", "is no parameter file"),
+        ("/**: {ros__parameters: 5}", "is no parameter file"),
+        ("{", "is no parameter file"),
+    ],
+)
+def test_a_file_that_the_node_would_refuse_is_refused_with_the_reason(tmp_path, text, told):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ParameterError, match=re.escape(told)):
+        load_parameters(file)
