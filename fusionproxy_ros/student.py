@@ -14,6 +14,7 @@ the level that gain control gave the thermal image; where thermal is flat or unk
 import json
 from pathlib import Path
 
+import cv2
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -24,6 +25,7 @@ from fusionproxy_ros.frames import FusionError
 
 DEFAULT_STUDENT = Path(__file__).parent / "models" / "fusionproxy.safetensors"
 ARCHITECTURE = "local-affine-1"
+CHANNELS_LAST = torch.channels_last
 STRIDE = 16  # pixels of the image per pixel of the coarsest features
 
 
@@ -61,7 +63,7 @@ class Student(nn.Module):
         nn.init.zeros_(self.head.weight)
         with torch.no_grad():  # start as fused = Y + T / 2, at each of the 2x2 pixels
             self.head.bias.copy_(torch.tensor([1, 0.5, 0, 0]).repeat_interleave(4))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=CHANNELS_LAST)
 
     def forward(self, luma: Tensor, thermal: Tensor, weight: Tensor | None = None) -> Tensor:
         """(N, 1, H, W) float32 in [0, 1] from inputs of the same kind; H and W at least 32.
@@ -76,18 +78,23 @@ class Student(nn.Module):
             thermal = (thermal - mean).mul_(weight)
         height, width = luma.shape[-2:]
         pad = (0, -width % STRIDE, 0, -height % STRIDE)
-        sources = torch.cat([luma, thermal], 1)
+        sources = luma, thermal
         if any(pad):
-            sources = F.pad(sources, pad, mode="replicate")
-        coefficients = F.interpolate(self.coefficients(sources), scale_factor=2, mode="bilinear")
+            sources = (F.pad(source, pad, mode="replicate") for source in sources)
+        coefficients = _doubled(self.coefficients(*sources))
         a, b, m, c = coefficients[..., :height, :width].split(1, 1)
         fused = torch.addcmul(c, a, luma).addcmul_(b, thermal).addcmul_(m, torch.maximum(luma, thermal))
         fused = fused.clamp_(0, 1)
         return fused if weight is None else torch.lerp(luma, fused, weight)
 
-    def coefficients(self, sources: Tensor) -> Tensor:
-        """(N, 4, H/2, W/2) coefficients a, b, m, c for (N, 2, H, W) sources; H and W multiples of STRIDE."""
-        x4 = F.relu(self.stem(sources.contiguous(memory_format=torch.channels_last)))
+    def coefficients(self, luma: Tensor, thermal: Tensor) -> Tensor:
+        """(N, 4, H/2, W/2) coefficients a, b, m, c for two (N, 1, H, W) sources; H and W multiples of STRIDE."""
+        # One plane at a time: interleaving both for a convolution of two channels costs seven times as much.
+        of_luma, of_thermal = (
+            w.contiguous(memory_format=CHANNELS_LAST) for w in self.stem.weight.split(1, 1)
+        )
+        x4 = F.conv2d(luma, of_luma, self.stem.bias, stride=4) + F.conv2d(thermal, of_thermal, stride=4)
+        x4 = F.relu(x4.contiguous(memory_format=CHANNELS_LAST))
         x8 = F.relu(self.enc8(F.relu(self.down8(x4))))
         x16 = F.relu(self.enc16(F.relu(self.down16(x8))))
         x16 = x16 + self.context(x16.mean((2, 3)))[..., None, None]
@@ -100,6 +107,17 @@ class Student(nn.Module):
 def _sum(plane: Tensor) -> Tensor:
     """(N, 1, 1, 1) sum of (N, 1, H, W), row by row: the same to the last bit whatever the number of threads."""
     return plane.sum(3, keepdim=True).sum(2, keepdim=True)
+
+
+def _doubled(planes: Tensor) -> Tensor:
+    """(N, C, 2 H, 2 W) from (N, C, H, W) float32, bilinear; on the CPU by OpenCV, in a fifth of the time."""
+    if planes.requires_grad or planes.device.type != "cpu":
+        return F.interpolate(planes, scale_factor=2, mode="bilinear")
+    *count, height, width = planes.shape
+    doubled = torch.empty(*count, 2 * height, 2 * width)
+    for small, large in zip(planes.flatten(0, 1).numpy(), doubled.flatten(0, 1).numpy(), strict=True):
+        cv2.resize(small, (2 * width, 2 * height), large, interpolation=cv2.INTER_LINEAR)
+    return doubled
 
 
 def save_student(student: Student, path: Path, metadata: dict[str, str]) -> None:
@@ -144,4 +162,4 @@ def load_student(path: Path | str, device: str | torch.device = "cpu") -> Studen
         raise StudentError(
             f"{path}: weights and stated architecture disagree ({error}); train it again"
         ) from error
-    return student.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return student.to(device, memory_format=CHANNELS_LAST).eval().requires_grad_(False)
