@@ -15,6 +15,7 @@ setup(
     package_data={NAME: ["models/*.safetensors", "models/*.md"]},
     python_requires=">=3.10",
     install_requires=[
+        "mcap>=1.2",
         "numpy>=1.26",
         "opencv-python-headless>=4.9,<5",
         "pyyaml>=6",
@@ -35,6 +36,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/config", glob("config/*")),
+        (f"share/{NAME}/msg", glob("msg/*")),
         (f"share/{NAME}/launch", glob("launch/*")),
         (f"lib/{NAME}", glob("scripts/*")),
     ],

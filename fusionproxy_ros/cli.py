@@ -1,6 +1,7 @@
 """The `fusionproxy` command."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -9,16 +10,13 @@ import numpy as np
 from tqdm import tqdm
 
 from fusionproxy_ros import calibration, registration
-from fusionproxy_ros.folders import images_in, suffixes
+from fusionproxy_ros.folders import InputError, images_in, read_image, read_rgb, read_thermal, suffixes
 from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair, RegistrationError
 from fusionproxy_ros.fuser import Fuser, keep_freed_memory
 from fusionproxy_ros.normalisation import NormalisationConfig
+from fusionproxy_ros.parameters import Parameters, load_parameters
 from fusionproxy_ros.registration import Registration
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
-
-
-class InputError(FusionError):
-    """Something the command needs is missing or unusable; the text names it."""
 
 
 def demo(args) -> int:
@@ -62,27 +60,11 @@ def demo(args) -> int:
     return 0 if kept else 1
 
 
-def _read(path: Path, flags: int) -> np.ndarray:
-    pixels = cv2.imread(str(path), flags)
-    if pixels is None:
-        raise InputError(f"{path}: not a readable image")
-    return pixels
-
-
-def _read_thermal(path: Path) -> np.ndarray:
-    pixels = _read(path, cv2.IMREAD_UNCHANGED)
-    if pixels.ndim == 3:
-        if not (pixels[..., 0] == pixels[..., 1]).all() or not (pixels[..., 0] == pixels[..., 2]).all():
-            raise InputError(f"{path}: thermal is in colour; a palette cannot be undone, give one channel")
-        pixels = np.ascontiguousarray(pixels[..., 0])
-    return pixels
-
-
 def _fuse_pair(
     fuser: Fuser, register: Registration, rgb_path: Path, thermal_path: Path, index: int
 ) -> np.ndarray:
-    rgb = Frame(0, "", _read(rgb_path, cv2.IMREAD_COLOR), "bgr8")
-    thermal = Frame(0, "", _read_thermal(thermal_path), "")
+    rgb = Frame(0, "", read_rgb(rgb_path), "bgr8")
+    thermal = Frame(0, "", read_thermal(thermal_path), "")
     try:
         # Each pair is a scene of its own: a new epoch starts the AGC afresh.
         return fuser.fuse(Pair(rgb, thermal, Mode.FUSED, epoch=index), register).pixels
@@ -147,7 +129,7 @@ def calibrate(args) -> int:
             f"{args.rgb} and {args.thermal} share no file name: name both pictures of a pair alike"
         )
     pictures = {
-        name: (_read(rgb_paths[name], cv2.IMREAD_GRAYSCALE), _read_thermal(thermal_paths[name]))
+        name: (read_image(rgb_paths[name], cv2.IMREAD_GRAYSCALE), read_thermal(thermal_paths[name]))
         for name in names
     }
     return command.from_scenes(args, pictures)
@@ -172,6 +154,88 @@ def evaluate(args) -> int:
     from fusionproxy_ros.distill import evaluate  # training and evaluation are not on the path of a frame
 
     return evaluate.run(args)
+
+
+def fuse_bags(args) -> int:
+    """Fuse recordings; 1 when one was damaged, 2 when one could not be fused at all."""
+    from fusionproxy_ros.bags.fuse import fuse_bag  # recordings need libraries that the node does without
+
+    settings = None
+    if args.params_file:
+        settings = load_parameters(args.params_file)
+    elif args.calibration:
+        settings = Parameters(registration_mode="extrinsic", calibration_file=str(args.calibration))
+    mine = args.bags[args.shard[0] :: args.shard[1]]
+    worst = 0
+    for bag in mine:
+        out = args.out if len(args.bags) == 1 else args.out / bag.stem
+        if len(args.bags) > 1 and out.exists():
+            print(f"{out}: fused before")
+            continue
+        try:
+            summary = fuse_bag(
+                bag,
+                out,
+                settings,
+                args.rgb_topic,
+                args.thermal_topic,
+                args.copy,
+                args.storage,
+                args.compression,
+                args.workers,
+            )
+        except FusionError as error:
+            print(f"fusionproxy: {error}", file=sys.stderr)
+            worst = 2
+            continue
+        print("\n".join(summary.lines()))
+        worst = max(worst, bool(summary.damage))
+    return worst
+
+
+def make_bag(args) -> int:
+    """Make a recording from pictures or videos."""
+    from fusionproxy_ros.bags.make import make_bag
+
+    rig = calibration.load_calibration(args.calibration) if args.calibration else None
+    count = make_bag(args.rgb, args.thermal, args.out, args.hz, rig, args.storage)
+    print(f"{args.out}: {count} pairs")
+    return 0
+
+
+def replay(args) -> int:
+    """Play a recording onto the live graph; 1 when it was damaged."""
+    try:
+        from fusionproxy_ros.bags.replay import replay  # needs ROS
+    except ImportError as error:
+        raise InputError(
+            f"replay needs ROS 2 and this package built ({error}): run make install or colcon build"
+        ) from None
+    return replay(
+        args.bag,
+        rate=args.rate,
+        loop=args.loop,
+        clock_hz=args.clock_hz,
+        start_offset_s=args.start_offset_s,
+        start_paused=args.start_paused,
+        topics=args.topics,
+        remap=args.remap,
+        wait_s=args.wait_s,
+    )
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return value
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text} is not INDEX/COUNT, such as 0/2 and 1/2")
+    return int(index), int(count)
 
 
 def _board(text: str) -> tuple[int, int]:
@@ -234,6 +298,74 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--student", type=Path, default=DEFAULT_STUDENT, help="checkpoint (.safetensors)")
     one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     one.set_defaults(run=fuse_pairs)
+
+    one = commands.add_parser(
+        "fuse-bag", help="fuse recordings (rosbag2, MCAP or sqlite3), every frame of them"
+    )
+    one.add_argument("bags", type=Path, nargs="+", metavar="BAG", help="folder, or .mcap or .db3 file")
+    one.add_argument(
+        "--out", type=Path, required=True, help="folder of the fused bag; of several BAGs, one in it for each"
+    )
+    settings = one.add_mutually_exclusive_group()
+    settings.add_argument(
+        "--params-file",
+        type=Path,
+        help="the node's parameters; else its defaults, and camera_info and tf_static of the bag where it has them",
+    )
+    settings.add_argument("--calibration", type=Path, help="YAML with both cameras and extrinsics")
+    one.add_argument("--rgb-topic", help="found by type and name when not given")
+    one.add_argument("--thermal-topic", help="found by type and name when not given")
+    one.add_argument("--copy", action="store_true", help="copy all other topics too, byte by byte")
+    one.add_argument("--storage", choices=("mcap", "sqlite3"), help="as BAG's when not given")
+    one.add_argument(
+        "--compression", choices=("none", "message", "file"), default="none", help="of the fused bag, by zstd"
+    )
+    one.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="students side by side; the result is the same"
+    )
+    one.add_argument(
+        "--shard",
+        type=_shard,
+        default=f"{os.environ.get('RANK', 0)}/{os.environ.get('WORLD_SIZE', 1)}",
+        metavar="INDEX/COUNT",
+        help="of several BAGs only each COUNT-th, from INDEX on; torchrun sets it",
+    )
+    one.set_defaults(run=fuse_bags)
+
+    one = commands.add_parser("make-bag", help="make a recording from two folders of images, or two videos")
+    one.add_argument("--rgb", type=Path, required=True, help="folder of images, or a video")
+    one.add_argument("--thermal", type=Path, required=True, help="folder with the same names, or a video")
+    one.add_argument("--out", type=Path, required=True, help="folder of the recording")
+    one.add_argument("--hz", type=_positive, help="rate; the video's, or 30, when not given")
+    one.add_argument("--calibration", type=Path, help="YAML with both cameras and extrinsics")
+    one.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap")
+    one.set_defaults(run=make_bag)
+
+    one = commands.add_parser(
+        "replay", help="play a recording onto the live graph, with /clock; space pauses"
+    )
+    one.add_argument("bag", type=Path, metavar="BAG", help="folder, or .mcap or .db3 file")
+    one.add_argument("--rate", type=_positive, default=1.0, help="how many times faster than recorded")
+    one.add_argument("--loop", action="store_true", help="start over at the end, until Ctrl-C")
+    one.add_argument(
+        "--clock-hz", type=_positive, default=40.0, help="how often /clock is told, in wall time"
+    )
+    one.add_argument(
+        "--start-offset-s", type=_not_negative, default=0.0, help="seconds of the recording to leave out"
+    )
+    one.add_argument("--start-paused", action="store_true", help="wait for space or the service ~/resume")
+    one.add_argument("--topics", nargs="+", metavar="TOPIC", help="play only these")
+    one.add_argument(
+        "--remap",
+        action="append",
+        default=[],
+        metavar="/OLD:=/NEW",
+        help="play a topic under another name; may be repeated",
+    )
+    one.add_argument(
+        "--wait-s", type=_not_negative, default=3.0, help="how long to wait at most until somebody listens"
+    )
+    one.set_defaults(run=replay)
 
     one = commands.add_parser("calibrate", help="find out how the cameras sit, with a board or from scenes")
     one.add_argument("--rgb", type=Path, help="folder of RGB images")

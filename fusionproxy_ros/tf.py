@@ -5,6 +5,7 @@ from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.time import Time
 
+from fusionproxy_ros.calibration import rotation_matrix
 from fusionproxy_ros.frames import RegistrationError
 
 LATEST = Time()
@@ -90,24 +91,3 @@ class TransformSource:
         except self._error:
             return False
         return True
-
-
-def rotation_matrix(x: float, y: float, z: float, w: float) -> np.ndarray:
-    """(3, 3) float64 of a quaternion of any length but zero.
-
-    Convention: Hamilton, scalar last as in geometry_msgs/Quaternion; rotates column vectors.
-    Raises RegistrationError.
-    """
-    length = np.linalg.norm([x, y, z, w])
-    if not (np.isfinite(length) and length > 0):
-        raise RegistrationError(
-            f"the transform's quaternion ({x}, {y}, {z}, {w}) is no rotation: publish (0, 0, 0, 1) for none"
-        )
-    x, y, z, w = np.array([x, y, z, w]) / length
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )

@@ -1,13 +1,17 @@
 """Views of the board come from folders or from a bag, whatever else lies there, and the report says what was done."""
 
 import json
+import subprocess
 import sys
 
 import cv2
 import numpy as np
 import pytest
+import recordings
+from recordings import IMAGE, image
 from test_calibrate_board import BOARD, RGB, THERMAL, TRUTH, counts, pose, render, to_thermal, turn_deg
 
+from fusionproxy_ros.bags import BagError
 from fusionproxy_ros.calibrate import views as views_module
 from fusionproxy_ros.calibrate.board import BoardError, View
 from fusionproxy_ros.calibrate.report import calibrate_board
@@ -165,30 +169,11 @@ def test_a_view_of_one_camera_alone_is_kept_but_gives_way_to_one_of_both(quick):
 
 def write_bag(path, storage, streams):
     """streams: topic -> [(stamp_s, pixels, encoding)]; recorded in the order of stamps."""
-    rosbag2 = pytest.importorskip("rosbags.rosbag2", reason="rosbags is not installed: pip install rosbags")
-    from rosbags.typesys import Stores, get_typestore
-
-    store = get_typestore(Stores.ROS2_HUMBLE)
-    image, header, time = (
-        store.types[name]
-        for name in ("sensor_msgs/msg/Image", "std_msgs/msg/Header", "builtin_interfaces/msg/Time")
-    )
-    with rosbag2.Writer(path, version=9, storage_plugin=rosbag2.StoragePlugin[storage]) as writer:
-        connections = {t: writer.add_connection(t, image.__msgtype__, typestore=store) for t in streams}
-        entries = [(stamp_s, topic, *rest) for topic, stream in streams.items() for stamp_s, *rest in stream]
-        for stamp_s, topic, pixels, encoding in sorted(entries, key=lambda entry: entry[:2]):
-            ns = round(stamp_s * NS_PER_S)
-            message = image(
-                header=header(stamp=time(sec=ns // NS_PER_S, nanosec=ns % NS_PER_S), frame_id="camera"),
-                height=pixels.shape[0],
-                width=pixels.shape[1],
-                encoding=encoding,
-                is_bigendian=0,
-                step=pixels.strides[0],
-                data=np.ascontiguousarray(pixels).reshape(-1).view(np.uint8),
-            )
-            writer.write(connections[topic], ns, store.serialize_cdr(message, image.__msgtype__))
-    return path
+    entries = [(stamp_s, topic, *rest) for topic, stream in streams.items() for stamp_s, *rest in stream]
+    entries = [
+        (topic, round(s * NS_PER_S), *rest) for s, topic, *rest in sorted(entries, key=lambda e: e[:2])
+    ]
+    return recordings.write_bag(path, ((t, IMAGE, ns, image(ns, *rest)) for t, ns, *rest in entries), storage)
 
 
 @pytest.mark.parametrize("storage", ["SQLITE3", "MCAP"])
@@ -227,20 +212,34 @@ def test_rgb_frames_without_thermal_and_messages_that_cannot_be_read_are_named(t
 def test_topics_that_cannot_be_told_apart_are_asked_for(tmp_path, quick):
     stream = [(1.0, spot(10), "rgb8")]
     bag = write_bag(tmp_path / "bag", "SQLITE3", {"/left": stream, "/right": stream, "/lwir": stream})
-    with pytest.raises(BoardError, match="give --rgb-topic, one of: /left, /lwir, /right"):
+    with pytest.raises(BagError, match=r"give --rgb-topic.*\n.*\n  /left .*\n  /lwir .*\n  /right "):
         from_bag(bag, BOARD)
-    with pytest.raises(BoardError, match="no image topic /middle; its image topics: /left, /lwir, /right"):
+    with pytest.raises(BagError, match="no image topic /middle in it"):
         from_bag(bag, BOARD, rgb_topic="/middle")
 
 
+def test_a_bag_that_is_cut_off_gives_the_views_before_the_cut_and_is_named_in_the_report(tmp_path, quick):
+    rgb = [(1 + i, spot(5 * i), "bgr8") for i in range(20)]
+    thermal = [(1 + i, spot(5 * i, 1), "mono16") for i in range(20)]
+    bag = write_bag(tmp_path / "bag", "MCAP", {"/rgb": rgb, "/thermal": thermal})
+    file = bag / "bag.mcap"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    shots = from_bag(bag, BOARD)
+    assert 8 <= shots.searched["rgb"] <= 11 and "offset" in "\n".join(shots.problems)
+
+
 def test_something_that_is_no_bag_is_named(tmp_path):
-    pytest.importorskip("rosbags", reason="rosbags is not installed: pip install rosbags")
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(BoardError, match="cannot be read as a rosbag2 bag"):
-            from_bag(path, BOARD)
-
-
-def test_without_rosbags_the_message_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rosbags.highlevel", None)
-    with pytest.raises(BoardError, match="pip install rosbags"):
+    with pytest.raises(BagError, match=r"no .mcap or .db3 file in it"):
         from_bag(tmp_path, BOARD)
+    with pytest.raises(BagError, match="no such recording"):
+        from_bag(tmp_path / "missing", BOARD)
+
+
+def test_without_rosbags_the_message_says_what_to_install(tmp_path):
+    """In a process of its own: here the libraries are imported already."""
+    code = (
+        "import sys; sys.modules['rosbags'] = None; from fusionproxy_ros.cli import main; "
+        "sys.exit(main(['calibrate', '--bag', sys.argv[1], '--square-m', '0.03']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2 and "pip install rosbags mcap" in done.stderr

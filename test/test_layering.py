@@ -25,6 +25,7 @@ ROS_SHELL = {
 ROS = {
     "rclpy",
     "sensor_msgs",
+    "std_srvs",
     "std_msgs",
     "rcl_interfaces",
     "diagnostic_msgs",
@@ -69,6 +70,12 @@ def test_only_the_ros_shell_imports_ros():
         assert not found or name in ROS_SHELL, f"{name}.py imports {found}"
 
 
-def test_training_and_calibrating_are_imported_by_the_command_alone():
+def test_training_calibrating_and_recordings_are_imported_by_the_command_alone():
     for name in ORDER:
-        assert not {"distill", "calibrate"} & own(PACKAGE / f"{name}.py") or name == "cli"
+        assert not {"distill", "calibrate", "bags"} & own(PACKAGE / f"{name}.py") or name == "cli"
+
+
+def test_recordings_need_ros_only_to_be_replayed():
+    for path in (PACKAGE / "bags").glob("*.py"):
+        needs = {module.split(".")[0] for module in imports(path)} & ROS | own(path) & ROS_SHELL
+        assert not needs or path.stem == "replay", f"{path.name} imports {needs}"

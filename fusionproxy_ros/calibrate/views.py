@@ -19,8 +19,6 @@ MAX_VIEWS = 40  # more add time and no certainty
 MAX_SEARCHED = 240  # RGB frames of a bag in which the board is searched, evenly spread
 REPEAT = 0.02  # of the image width: a board that moved less since another view adds nothing
 PICTURE_PX = 640  # longer side of the RGB pictures kept for the report
-IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-THERMAL_NAMES = ("thermal", "lwir", "infra", "flir", "boson", "lepton")
 
 Size = tuple[int, int]
 
@@ -230,75 +228,37 @@ def _read(path: Path | None, flags: int) -> tuple[np.ndarray | None, str]:
 
 
 def _bag_exposures(bag: Path, rgb_topic: str | None, thermal_topic: str | None) -> Iterator[Exposure]:
-    try:
-        from rosbags.highlevel import AnyReader, AnyReaderError
-        from rosbags.typesys import Stores, get_typestore
-    except ImportError:
-        raise BoardError(
-            "reading bags needs the rosbags library: pip install rosbags, or give --rgb and --thermal folders"
-        ) from None
-    try:
-        # sqlite3 bags recorded before Iron hold no message definitions; those of images never changed.
-        with AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
-            topics = {c.topic: c for c in reader.connections if c.msgtype in IMAGE_TYPES}
-            rgb_topic, thermal_topic = _choose_topics(reader, topics, rgb_topic, thermal_topic)
-            yield from _pairs(reader, topics[rgb_topic], topics[thermal_topic])
-    except (AnyReaderError, OSError) as error:
-        raise BoardError(
-            f"{bag} cannot be read as a rosbag2 bag ({error}): give the folder that holds metadata.yaml; repair a "
-            "recording that was cut off with `ros2 bag reindex` or `mcap recover`"
-        ) from error
-
-
-def _choose_topics(reader, topics: dict, rgb: str | None, thermal: str | None) -> tuple[str, str]:
-    """The two topics, those not given found by what they carry."""
-    listing = ", ".join(sorted(topics)) or "none"
-    for name in filter(None, (rgb, thermal)):
-        if name not in topics:
-            raise BoardError(f"the bag has no image topic {name}; its image topics: {listing}")
-    free = sorted(topics.keys() - {rgb, thermal})
-    thermals = [topic for topic in free if _is_thermal(reader, topics[topic])]
-    candidates = {"--rgb-topic": [rgb] if rgb else [topic for topic in free if topic not in thermals]}
-    candidates["--thermal-topic"] = [thermal] if thermal else thermals
-    for option, found in candidates.items():
-        if len(found) != 1:
-            raise BoardError(f"the bag does not say which topic to use: give {option}, one of: {listing}")
-    return candidates["--rgb-topic"][0], candidates["--thermal-topic"][0]
-
-
-def _is_thermal(reader, connection) -> bool:
-    """By name, or by an encoding that only thermal cameras use."""
-    if any(name in connection.topic.lower() for name in THERMAL_NAMES):
-        return True
-    for _, _, raw in reader.messages([connection]):
-        return getattr(reader.deserialize(raw, connection.msgtype), "encoding", "") in ("mono16", "16UC1")
-    return False
-
-
-def _pairs(reader, rgb, thermal) -> Iterator[Exposure]:
     """RGB frames, evenly spread over the bag, each with the thermal frame nearest in time."""
+    from fusionproxy_ros.bags.recording import Recording  # needs libraries that folders do without
+    from fusionproxy_ros.bags.topics import choose
+
     sync = NearestSync(SyncConfig(deadline_ns=NS_PER_S, max_hold_ns=0))
-    stride = math.ceil(max(rgb.msgcount, 1) / MAX_SEARCHED)
-    progress = tqdm(desc="searching the board", unit="view", total=math.ceil(rgb.msgcount / stride))
-    seen = 0
-    for connection, arrival_ns, raw in reader.messages([rgb, thermal]):
-        is_rgb = connection.topic == rgb.topic
-        seen += is_rgb
-        if is_rgb and (seen - 1) % stride:
-            continue
-        message = reader.deserialize(raw, connection.msgtype)
-        try:
-            frame = (messages.read_rgb if is_rgb else messages.read_thermal)(message, arrival_ns)
-        except messages.MessageError as error:
-            yield Exposure(_stamp(messages.stamp_to_ns(message.header.stamp)), None, None, problem=str(error))
-            continue
-        for pair in sync.add_rgb(frame) if is_rgb else sync.add_thermal(frame):
+    with Recording(bag) as recording:
+        cameras = choose(recording, rgb_topic, thermal_topic)
+        count = recording.topics[cameras.rgb].count
+        stride = math.ceil(max(count, 1) / MAX_SEARCHED)
+        progress = tqdm(desc="searching the board", unit="view", total=math.ceil(count / stride))
+        seen = 0
+        for message in recording.messages({cameras.rgb, cameras.thermal}):
+            is_rgb = message.topic.name == cameras.rgb
+            seen += is_rgb
+            if is_rgb and (seen - 1) % stride:
+                continue
+            msg = recording.decode(message)
+            try:
+                frame = (messages.read_rgb if is_rgb else messages.read_thermal)(msg, message.log_ns)
+            except messages.MessageError as error:
+                yield Exposure(_stamp(messages.stamp_to_ns(msg.header.stamp)), None, None, problem=str(error))
+                continue
+            for pair in sync.add_rgb(frame) if is_rgb else sync.add_thermal(frame):
+                progress.update()
+                yield _exposure(pair)
+        for pair in sync.poll(2**63):
             progress.update()
             yield _exposure(pair)
-    for pair in sync.poll(2**63):
-        progress.update()
-        yield _exposure(pair)
-    progress.close()
+        progress.close()
+        for damage in recording.damage:
+            yield Exposure(str(damage.file), None, None, problem=f"{damage.where}: {damage.what}")
 
 
 def _exposure(pair: Pair) -> Exposure:

@@ -14,9 +14,10 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 
+from fusionproxy_ros.calibration import rotation_matrix
 from fusionproxy_ros.demo import DemoError, Spinner, wait_until
 from fusionproxy_ros.frames import RegistrationError
-from fusionproxy_ros.tf import TransformSource, rotation_matrix
+from fusionproxy_ros.tf import TransformSource
 
 needs_tf2 = pytest.mark.skipif(
     importlib.util.find_spec("tf2_ros") is None,

@@ -1,0 +1,241 @@
+"""Reads rosbag2 recordings, sqlite3 and MCAP, whole, split, compressed or damaged: message bytes in order of time.
+
+The libraries read what is sound; `salvage` reads the rest of a file that is not, and says where it is broken.
+"""
+
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+from rosbags.interfaces import MessageDefinitionFormat, Qos
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+
+from fusionproxy_ros.bags import BagError
+from fusionproxy_ros.bags.salvage import Damage, McapSalvage, SqliteSalvage, missing_bytes, salvage
+from fusionproxy_ros.frames import shown
+
+try:
+    from compression import zstd
+except ImportError:  # before Python 3.14; rosbags needs it too
+    from backports import zstd
+
+STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic of a recording.
+
+    type: such as sensor_msgs/msg/Image. definition: its text, empty where the recording has none; digest: RIHS01 hash.
+    count: messages, as far as the recording says. qos: profiles that its publishers offered.
+    """
+
+    name: str
+    type: str
+    definition: str = ""
+    digest: str = ""
+    count: int = 0
+    qos: tuple[Qos, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """log_ns: when it was recorded. data: its CDR bytes."""
+
+    topic: Topic
+    log_ns: int
+    data: bytes
+
+
+class Recording:
+    """A recording, open for reading. Use it in a `with` statement.
+
+    path: a rosbag2 folder, with metadata.yaml or without (a recorder that was killed), or one .mcap or .db3 file.
+    storage: "mcap" or "sqlite3".
+    topics: by name. start_ns, end_ns: of the first and the last message, as far as its files say; 0 without messages.
+    damage: what could not be read. It grows while messages are read, and is whole after the last.
+
+    Raises BagError where nothing can be read.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.damage: list[Damage] = []
+        self._stack = ExitStack()
+        self._by_message = False  # each message is compressed
+        try:
+            files = self._files()
+            self._readers = [self._open(file) for file in files]
+            self.storage = STORAGES[self._readers[0].path.suffix]
+            self.topics: dict[str, Topic] = {}
+            for connection in (c for reader in self._readers for c in reader.connections):
+                topic = _topic(connection)
+                known = self.topics.get(topic.name, replace(topic, count=0))
+                if known.type != topic.type:
+                    raise BagError(f"{path}: {topic.name} carries both {known.type} and {topic.type}")
+                self.topics[topic.name] = replace(known, count=known.count + topic.count)
+        except BaseException:
+            self._stack.close()
+            raise
+        spans = [(r.start_time, r.end_time - 1) for r in self._readers if r.end_time]
+        self.start_ns = min((start for start, _ in spans), default=0)
+        self.end_ns = max((end for _, end in spans), default=0)
+        self.types = typestore(self.topics.values())
+
+    def __enter__(self) -> "Recording":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.close()
+
+    def messages(self, names: Collection[str] | None = None, start_ns: int = 0) -> Iterator[Message]:
+        """Those of the named topics (all if not given) from start_ns on, file by file in order of log_ns."""
+        for index, reader in enumerate(self._readers):
+            for connection, log_ns, data in self._sound_then_rest(index, reader, names, start_ns):
+                try:
+                    data = zstd.decompress(data) if self._by_message else bytes(data)
+                except zstd.ZstdError as error:
+                    where = f"{connection.topic} at log time {log_ns} ns"
+                    self._add_damage(Damage(reader.path, where, f"cannot be decompressed: {error}"))
+                    continue
+                yield Message(self.topics[connection.topic], log_ns, data)
+
+    def decode(self, message: Message):
+        """The message as rosbags' dataclass, whose fields are named as in ROS. Raises BagError."""
+        try:
+            # Of a copy that may be written to, as ROS's own messages may.
+            return self.types.deserialize_cdr(bytearray(message.data), message.topic.type)
+        except Exception as error:  # whatever the library meets in damaged bytes
+            raise BagError(
+                f"{message.topic.name} at log time {message.log_ns} ns is no {message.topic.type}: {shown(str(error))}"
+            ) from error
+
+    def _sound_then_rest(self, index: int, reader, names, start_ns: int) -> Iterator[tuple]:
+        """A reader's messages; where it breaks off, what can be salvaged from there on."""
+
+        def wanted(source) -> list:
+            return [c for c in source.connections if names is None or c.topic in names]
+
+        last_ns, seen = start_ns, Counter()  # seen: messages by topic with the last stamp
+        try:
+            for connection, log_ns, data in reader.messages(wanted(reader), start=start_ns or None):
+                if log_ns != last_ns:
+                    last_ns, seen = log_ns, Counter()
+                seen[connection.topic] += 1
+                yield connection, log_ns, data
+            return
+        except Exception:  # of many kinds, in damaged bytes
+            if isinstance(reader, (McapSalvage, SqliteSalvage)):
+                raise
+        rest = self._readers[index] = self._salvage(reader.path)
+        for connection, log_ns, data in rest.messages(wanted(rest), start=last_ns):
+            if log_ns == last_ns and seen[connection.topic]:
+                seen[connection.topic] -= 1
+                continue
+            yield connection, log_ns, data
+
+    def _files(self) -> list[Path]:
+        """The storage files, in order."""
+        if self.path.is_file():
+            files = [self.path]
+        elif self.path.is_dir():
+            files = self._listed() or sorted(
+                (p for p in self.path.iterdir() if p.suffix in STORAGES), key=lambda p: _natural(p.name)
+            )
+        else:
+            raise BagError(f"{self.path}: no such recording")
+        found = [file for file in files if file.is_file()]
+        for file in set(files) - set(found):
+            self._add_damage(Damage(file, "offset 0", "the file is missing"))
+        if not found:
+            raise BagError(
+                f"{self.path}: no .mcap or .db3 file in it: give a folder that ros2 bag record has made"
+            )
+        return found
+
+    def _listed(self) -> list[Path]:
+        """The files that metadata.yaml names; none where it is missing or damaged."""
+        try:
+            text = (self.path / "metadata.yaml").read_text()
+            about = yaml.safe_load(text)["rosbag2_bagfile_information"]
+            files = [self.path / Path(name).name for name in about["relative_file_paths"]]
+            mode = (about.get("compression_mode") or "").lower()
+            if mode not in ("", "none", "storage") and about.get("compression_format") != "zstd":
+                raise BagError(
+                    f"{self.path}: compressed as {shown(str(about.get('compression_format')))}; this reads zstd"
+                )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+            return []
+        self._by_message = mode == "message"
+        return files
+
+    def _open(self, file: Path):
+        if file.suffix == ".zstd":
+            file = self._unpacked(file)
+        if file.suffix not in STORAGES:
+            raise BagError(f"{file}: neither .mcap nor .db3")
+        if file.suffix == ".db3" and missing_bytes(file):
+            return self._salvage(file)
+        try:
+            reader = Reader(file)
+            reader.open()
+        except Exception:  # of many kinds, in damaged bytes
+            return self._salvage(file)
+        self._stack.callback(reader.close)
+        return reader
+
+    def _unpacked(self, file: Path) -> Path:
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fusionproxy_")))
+        unpacked = folder / file.stem
+        try:
+            with zstd.open(file, "rb") as packed, unpacked.open("wb") as plain:
+                shutil.copyfileobj(packed, plain, 1 << 20)
+        except (zstd.ZstdError, EOFError) as error:  # what came before can be read
+            self._add_damage(Damage(file, f"offset {unpacked.stat().st_size} when unpacked", str(error)))
+        return unpacked
+
+    def _salvage(self, file: Path) -> McapSalvage | SqliteSalvage:
+        reader = salvage(file, self._add_damage)
+        self._stack.callback(reader.close)
+        return reader
+
+    def _add_damage(self, damage: Damage) -> None:
+        if damage not in self.damage:  # a recording may be read twice
+            self.damage.append(damage)
+
+
+def _natural(name: str) -> list:
+    """Sorts drive_2 before drive_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _topic(connection) -> Topic:
+    definition = connection.msgdef.data if connection.msgdef.format != MessageDefinitionFormat.NONE else ""
+    qos = tuple(connection.ext.offered_qos_profiles)
+    return Topic(
+        connection.topic, connection.msgtype, definition, connection.digest, connection.msgcount, qos
+    )
+
+
+def typestore(topics: Iterable[Topic] = ()):
+    """ROS's own types, and those that only these topics define, as rosbags' typestore."""
+    store = get_typestore(Stores.ROS2_KILTED)
+    for topic in topics:
+        if not topic.definition or topic.type in store.types:
+            continue
+        try:
+            if topic.definition.startswith("=" * 80 + "\nIDL: "):
+                found = get_types_from_idl(topic.definition)
+            else:
+                found = get_types_from_msg(topic.definition, topic.type)
+            store.register({name: fields for name, fields in found.items() if name not in store.types})
+        except Exception:  # a type that nobody decodes; its bytes can still be copied
+            continue
+    return store
