@@ -11,6 +11,7 @@ import pytest
 def pytest_configure(config):
     """Threads of one process of `pytest -n` hold the cores that the other processes need."""
     if getattr(config.option, "numprocesses", None):
+        config.option.dist = "loadfile"  # what a module's tests share is made once, not once per worker
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torch and numpy read when a worker imports them
     if hasattr(config, "workerinput"):
         cv2.setNumThreads(1)
