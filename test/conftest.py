@@ -8,6 +8,15 @@ import numpy as np
 import pytest
 
 
+def pytest_configure(config):
+    """Threads of one process of `pytest -n` hold the cores that the other processes need."""
+    if getattr(config.option, "numprocesses", None):
+        config.option.dist = "loadfile"  # what a module's tests share is made once, not once per worker
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torch and numpy read when a worker imports them
+    if hasattr(config, "workerinput"):
+        cv2.setNumThreads(1)
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Folder of real pairs and clips; the test is skipped where it is absent."""

@@ -298,7 +298,7 @@ def test_a_known_change_of_a_raw_frame_is_followed_within_3_px():
     """Exact truth on real frames: the thermal picture is warped, and the answer must change by that warp."""
     rng = np.random.default_rng(0)
     confidences, errors_px = [], []
-    for name, alignment, _ in frames():
+    for name, alignment, _ in frames()[::2]:
         rgb, thermal, _ = unregistered(name)
         warp = np.eye(3) + np.array([[0.06, 0.03, 25], [0.03, 0.06, 20], [4e-5, 4e-5, 0]]) * rng.uniform(
             -1, 1, (3, 3)
@@ -317,5 +317,5 @@ def test_a_known_change_of_a_raw_frame_is_followed_within_3_px():
 @needs_unregistered
 def test_frames_of_different_scenes_are_told_apart():
     names = [name for name, _, _ in frames()]
-    for name, other in zip(names[::3], names[4::3] + names[:4:3], strict=False):
+    for name, other in zip(names[::4], names[5::4] + names[1:2], strict=True):
         assert align(unregistered(name)[0], unregistered(other)[1]).confidence < UNSURE

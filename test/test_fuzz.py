@@ -43,7 +43,7 @@ from fusionproxy_ros.rig import AlignmentWatch, Rig
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 from fusionproxy_ros.sync import NearestSync, SyncConfig
 
-MESSAGES = 10_000
+MESSAGES = 6_000
 SLOWEST_S = 5.0  # of one message; more is a hang
 SPARE_BYTES = 1 << 30  # what all these messages together may add to the process's address space
 LONGEST_REASON = 1000  # characters

@@ -18,7 +18,7 @@ HIDDEN, SHOWN = (
     0.06,
     0.12,
 )  # of 0..1; the fused person must stand out at least twice as much as the hidden limit
-FRAMES = range(100, 230, 5)  # people walk in the smoke
+FRAMES = range(100, 230, 10)  # people walk in the smoke
 
 pytestmark = pytest.mark.skipif(
     not Path(f"{VIDEO}_rgb.mp4").exists(), reason="the smoke video is not here (../shared/data/video)"

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -542,7 +541,7 @@ def test_missing_pairs_are_named_before_the_training_and_not_after(folder, tmp_p
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts `python -m ...` where diffusers cannot be imported: only the teacher needs it."""
+    """Starts `python ...` where diffusers cannot be imported: only the teacher needs it."""
     (tmp_path / "absent").mkdir()
     (tmp_path / "absent" / "diffusers.py").write_text("raise ImportError('diffusers is for the teacher')")
     environment = os.environ | {
@@ -553,7 +552,7 @@ def start(tmp_path):
 
     def start(*command):
         return subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [sys.executable, *command],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
@@ -570,32 +569,43 @@ def output_of(process):
     return output
 
 
-def test_a_process_killed_in_training_goes_on_as_if_nothing_had_happened(folder, tmp_path, start):
-    steps = 4 * loop.SAVE_EVERY
-    out, state = tmp_path / "broken.safetensors", tmp_path / "broken.state"
-    command = "fusionproxy_ros.distill.train", *arguments(folder, out, steps)
-    running = start(*command)
-    try:
-        for _ in range(15_000):
-            if state.exists() or running.poll() is not None:
-                break
-            time.sleep(0.01)
-    finally:
-        running.send_signal(signal.SIGKILL)
-    output, _ = running.communicate()
-    assert running.returncode == -signal.SIGKILL, output
-    assert 0 < int(read_tensors(state)[1]["steps_done"]) < steps and not out.exists()
+DIES = """
+import os, signal
+from fusionproxy_ros.distill import loop, train
 
-    output = output_of(start(*command))
-    assert f"0%|          | 0/{steps}" not in output, "it goes on, not anew"
-    train.main(arguments(folder, tmp_path / "unbroken.safetensors", steps))
+loop.SAVE_EVERY, drawn, draw_batch = {save_every}, [], train.draw_batch
+
+def draw_or_die(*arguments):
+    drawn.append(1)
+    if len(drawn) > {lives_for}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw_batch(*arguments)
+
+train.draw_batch = draw_or_die
+train.main({arguments})
+"""
+
+
+def test_a_process_killed_in_training_goes_on_as_if_nothing_had_happened(folder, tmp_path, start, capsys):
+    out, state = tmp_path / "broken.safetensors", tmp_path / "broken.state"
+    command = arguments(folder, out, STEPS)
+    code = DIES.format(save_every=SAVE_EVERY, lives_for=SAVE_EVERY + 2, arguments=command)
+    killed = start("-c", code)
+    output, _ = killed.communicate(timeout=150)
+    assert killed.returncode == -signal.SIGKILL, output
+    assert int(read_tensors(state)[1]["steps_done"]) == SAVE_EVERY and not out.exists()
+
+    train.main(command)
+    progress = capsys.readouterr().err
+    assert f"| {SAVE_EVERY}/{STEPS}" in progress and f"| 0/{STEPS}" not in progress, "it goes on, not anew"
+    train.main(arguments(folder, tmp_path / "unbroken.safetensors", STEPS))
     assert_same_weights(load_student(out), load_student(tmp_path / "unbroken.safetensors"))
 
 
 def test_two_processes_train_one_student_under_torchrun(folder, tmp_path, start):
     out = tmp_path / "two.safetensors"
-    launcher = "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"
-    output_of(start(*launcher, "fusionproxy_ros.distill.train", *arguments(folder, out, 4)))
+    torchrun = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"
+    output_of(start(*torchrun, "fusionproxy_ros.distill.train", *arguments(folder, out, 4)))
     weights = weights_of(load_student(out))
     assert weights.isfinite().all()
     train.main(arguments(folder, tmp_path / "one.safetensors", 4))

@@ -31,7 +31,7 @@ def main():
     end = time.monotonic() + 20
     while time.monotonic() < end and not cameras.connected():
         time.sleep(0.02)
-    time.sleep(2.0)  # an "auto" subscriber may have to subscribe again
+    time.sleep(2.0 if args.best_effort else 0.5)  # an "auto" subscriber may have to subscribe again
     sent, begin = 0, time.monotonic()
     while sent < args.seconds * 30:
         time.sleep(max(0.0, begin + sent / 30 - time.monotonic()))

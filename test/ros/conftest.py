@@ -12,6 +12,8 @@ import pytest
 
 try:
     import rclpy
+    from forked import ForkedNode
+    from lifecycle_msgs.srv import ChangeState, GetState
     from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
     from rcl_interfaces.srv import SetParameters
 
@@ -22,6 +24,11 @@ try:
 except ImportError as error:
     MISSING = f"ROS 2 is not here ({error}): run `make test` or source a ROS installation"
 
+SERVICES = {  # that tests call; one wait for the discovery of all is enough
+    "fusion/set_parameters": SetParameters,
+    "fusion/change_state": ChangeState,
+    "fusion/get_state": GetState,
+}
 PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
 
 
@@ -44,9 +51,10 @@ class Graph:
         self.processes = []
         self.clients = {}
 
-    def fusion(self, parameters=None, remappings=None, params_file=None):
-        """Start the installed fusion node."""
-        self.processes.append(demo.start_node(parameters or {}, remappings, params_file))
+    def fusion(self, parameters=None, remappings=None, params_file=None, installed=False):
+        """Start the fusion node; `installed`: as `ros2 run` would, from nothing, which takes longer."""
+        start = demo.start_node if installed else ForkedNode
+        self.processes.append(start(parameters or {}, remappings, params_file))
         return self.processes[-1]
 
     def camera(self, *arguments, default_segment=False):
@@ -65,11 +73,11 @@ class Graph:
     def downstream(self, *args, **kwargs):
         return demo.Downstream(self.node, *args, **kwargs)
 
-    def call(self, kind, name, request):
-        """Call a service of the node. An answer sent before the node has discovered this client is lost: ask again."""
-        if name not in self.clients:
-            self.clients[name] = self.node.create_client(kind, name)
-            assert self.clients[name].wait_for_service(30)
+    def call(self, name, request):
+        """Call one of SERVICES. An answer sent before the node has discovered this client is lost: ask again."""
+        if not self.clients:
+            self.clients = {name: self.node.create_client(kind, name) for name, kind in SERVICES.items()}
+            assert all(client.wait_for_service(30) for client in self.clients.values())
             time.sleep(0.5)
         client = self.clients[name]
         for _ in range(4):
@@ -86,7 +94,7 @@ class Graph:
         request = SetParameters.Request(
             parameters=[Parameter(name=name, value=ParameterValue(type=kind, **{field: value}))]
         )
-        return self.call(SetParameters, "fusion/set_parameters", request).results[0]
+        return self.call("fusion/set_parameters", request).results[0]
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from fusionproxy_ros.demo import wait_until
 
 def change(graph, transition):
     request = ChangeState.Request(transition=Transition(id=transition))
-    return graph.call(ChangeState, "fusion/change_state", request).success
+    return graph.call("fusion/change_state", request).success
 
 
 def state(graph):
-    return graph.call(GetState, "fusion/get_state", GetState.Request()).current_state.label
+    return graph.call("fusion/get_state", GetState.Request()).current_state.label
 
 
 def test_transitions_are_obeyed_and_an_inactive_node_listens_to_nothing(graph):
@@ -122,7 +122,7 @@ def test_a_live_parameter_takes_effect_and_an_impossible_value_is_refused_with_t
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_process_cleanly(graph, number):
-    process, _ = graph.fusion(), graph.downstream()
+    process, _ = graph.fusion(installed=True), graph.downstream()
     graph.cameras()
     process.send_signal(number)
     assert process.wait(1) == 0
@@ -130,7 +130,7 @@ def test_a_signal_ends_the_process_cleanly(graph, number):
 
 @pytest.mark.parametrize("delay_s", [0.3, 0.8, 1.2, 1.4, 1.6, 1.8, 2.0, 2.3])
 def test_a_signal_at_any_moment_of_the_start_leaves_no_traceback(graph, capfd, delay_s):
-    process = graph.fusion()
+    process = graph.fusion(installed=True)
     time.sleep(delay_s)
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) in (0, -signal.SIGTERM)  # before rclpy installs its handler the default one acts

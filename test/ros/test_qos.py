@@ -1,7 +1,6 @@
 """Images arrive from whatever publisher a user has, or diagnostics say what to change."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from fusionproxy_ros.demo import wait_until
 
-FRAMES = 600  # 20 s at 30 Hz
+OK = DiagnosticStatus.OK
+SECONDS, FRAMES = 6, 180  # at 30 Hz
 
 
 class Diagnostics:
@@ -30,10 +30,10 @@ def last_status(down):
     [([], True), (["--best-effort"], False)],
     ids=["reliable with default Fast DDS settings", "best effort with the shipped profile"],
 )
-def test_no_640x480_frame_is_lost_in_20_s(graph, arguments, default_segment):
+def test_no_640x480_frame_is_lost(graph, arguments, default_segment):
     graph.fusion({"max_latency_s": 5.0})
     down = graph.downstream(keep_pixels=False)
-    camera = graph.camera("--seconds", "20", *arguments, default_segment=default_segment)
+    camera = graph.camera("--seconds", str(SECONDS), *arguments, default_segment=default_segment)
     sent = json.loads(camera.communicate(timeout=90)[0])["sent"]
     assert sent == FRAMES
     wait_until(
@@ -90,6 +90,11 @@ def test_a_silent_graph_is_an_error_and_a_fusing_one_is_ok(graph):
     )
     assert diagnostics.latest["fusionproxy: fusion"].level == DiagnosticStatus.ERROR
     graph.camera()
-    wait_until(lambda: diagnostics.latest["fusionproxy: fusion"].message == "fusing", 30, "fusing")
-    time.sleep(1.5)
-    assert {status.level for status in diagnostics.latest.values()} == {DiagnosticStatus.OK}
+
+    def fusing():
+        latest = diagnostics.latest
+        return latest["fusionproxy: fusion"].message == "fusing" and {s.level for s in latest.values()} == {
+            OK
+        }
+
+    wait_until(fusing, 40, "fusing, and all of it OK")

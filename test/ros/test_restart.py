@@ -34,5 +34,5 @@ def test_node_and_thermal_camera_are_killed_in_turn_and_service_resumes(graph):
 
     kill(graph, fusion)
     seen = len(down.statuses)
-    graph.fusion()
+    graph.fusion(installed=True)
     wait_until(lambda: FusionStatus.FUSED in modes_since(down, seen), 40, "fused after the node came back")

@@ -1,0 +1,65 @@
+"""The fusion node as a process of its own that need not import torch and rclpy again: a fork of one that has.
+
+Half of a test's time would go into these imports. What starts as `ros2 run` starts it is in test_lifecycle.py,
+test_restart.py, test_demo.py and test_faults.py.
+"""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as scripts/fusion_node does, before torch loads OpenMP
+SERVER = multiprocessing.get_context(
+    "forkserver"
+)  # only imports: it has neither threads nor locks of the middleware
+SERVER.set_forkserver_preload(["pytest", "fusionproxy_ros.node"])
+
+
+def _run(arguments, environment, outputs):
+    """scripts/fusion_node, without the imports."""
+    for number, output in enumerate(outputs, start=1):
+        os.dup2(output.fileno(), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["fusion_node", *arguments]
+    from fusionproxy_ros.node import main
+
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class ForkedNode:
+    """What the tests use of subprocess.Popen."""
+
+    def __init__(self, parameters, remappings=None, params_file=None):
+        arguments = ["--ros-args", *(["--params-file", str(params_file)] if params_file else [])]
+        for name, value in parameters.items():
+            arguments += ["-p", f"{name}:={json.dumps(value)}"]
+        for old, new in (remappings or {}).items():
+            arguments += ["-r", f"{old}:={new}"]
+        outputs = [
+            Connection(os.dup(number), readable=False) for number in (1, 2)
+        ]  # as a Popen would inherit
+        self._process = SERVER.Process(target=_run, args=(arguments, dict(os.environ), outputs), daemon=True)
+        self._process.start()
+        self.pid = self._process.pid
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self, timeout=None):
+        self._process.join(timeout)
+        if self.poll() is None:
+            raise subprocess.TimeoutExpired("fusion_node", timeout)
+        return self.poll()
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self._process.kill()
