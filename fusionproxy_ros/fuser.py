@@ -56,8 +56,12 @@ def add_luma(rgb: np.ndarray, luma: np.ndarray, fused_luma: np.ndarray) -> np.nd
     rgb: (H, W, 3) uint8, either channel order; luma, fused_luma: (H, W) uint8, `luma` being that of `rgb`.
     Adding one difference to all three channels leaves Cb and Cr of BT.601 as they are, up to clipping.
     """
-    difference = cv2.subtract(fused_luma, luma, dtype=cv2.CV_16S)
-    return cv2.add(rgb, cv2.merge((difference, difference, difference)), dtype=cv2.CV_8U)
+    more, less = (
+        cv2.subtract(fused_luma, luma),
+        cv2.subtract(luma, fused_luma),
+    )  # saturating: one of them is 0
+    brighter = cv2.add(rgb, cv2.cvtColor(more, cv2.COLOR_GRAY2BGR))
+    return cv2.subtract(brighter, cv2.cvtColor(less, cv2.COLOR_GRAY2BGR))
 
 
 def overlay(rgb: Frame, thermal: np.ndarray) -> np.ndarray:
@@ -153,7 +157,7 @@ class Fuser:
             self._weight = known = weight, None if weight is None else self._plane(weight.copy())
         planes = self._plane(luma).float().div_(255), self._plane(thermal).float().div_(255)
         fused = self._student(*planes, known[1])
-        return fused[0, 0].mul(255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
+        return cv2.convertScaleAbs(fused[0, 0].cpu().numpy(), alpha=255)  # rounds and saturates
 
     def _plane(self, pixels: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(pixels)[None, None].to(self.device)
