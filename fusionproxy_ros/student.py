@@ -98,13 +98,13 @@ class Student(nn.Module):
             w.contiguous(memory_format=CHANNELS_LAST) for w in self.stem.weight.split(1, 1)
         )
         x4 = F.conv2d(luma, of_luma, self.stem.bias, stride=4) + F.conv2d(thermal, of_thermal, stride=4)
-        x4 = F.relu(x4.contiguous(memory_format=CHANNELS_LAST))
-        x8 = F.relu(self.enc8(F.relu(self.down8(x4))))
-        x16 = F.relu(self.enc16(F.relu(self.down16(x8))))
+        x4 = x4.contiguous(memory_format=CHANNELS_LAST).relu_()
+        x8 = self.enc8(self.down8(x4).relu_()).relu_()
+        x16 = self.enc16(self.down16(x8).relu_()).relu_()
         x16 = x16 + self.context(x16.mean((2, 3)))[..., None, None]
-        x16 = F.relu(self.dec16(x16))
-        x8 = F.relu(self.dec8(F.interpolate(self.up8(x16), scale_factor=2) + x8))
-        x4 = F.relu(self.dec4(F.interpolate(self.up4(x8), scale_factor=2) + x4))
+        x16 = self.dec16(x16).relu_()
+        x8 = self.dec8(F.interpolate(self.up8(x16), scale_factor=2).add_(x8)).relu_()
+        x4 = self.dec4(F.interpolate(self.up4(x8), scale_factor=2).add_(x4)).relu_()
         return self.head(x4)
 
 
