@@ -15,13 +15,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rosbags.typesys import get_types_from_msg
 from tqdm import tqdm
 
 from fusionproxy_ros import messages
 from fusionproxy_ros.bags import BagError
-from fusionproxy_ros.bags.recording import Message, Recording, Topic
-from fusionproxy_ros.bags.topics import CAMERA_INFO, IMAGE, STATUS, Cameras, choose, first, fused_topics
+from fusionproxy_ros.bags.recording import STATUS, Message, Recording, Topic
+from fusionproxy_ros.bags.topics import CAMERA_INFO, IMAGE, Cameras, choose, first, fused_topics
 from fusionproxy_ros.bags.transforms import TOPIC as TF_STATIC
 from fusionproxy_ros.bags.transforms import StaticTransforms
 from fusionproxy_ros.bags.writing import BagWriter
@@ -192,7 +191,6 @@ class Core:
             if info is not None:
                 self._rig.set_camera_info(name, info)
         self.types = recording.types
-        self.types.register(get_types_from_msg(_definition(), STATUS))
         self.outputs = OUTPUTS | (DEBUG_OUTPUTS if p.debug_images else {})
         self.modes: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
@@ -375,15 +373,6 @@ def _copy(message: Message) -> list[tuple[str, bytes]]:
 def _blank(kind, **known):
     """A message of zeros, but for what is known."""
     return kind(**{f.name: known.get(f.name, 0) for f in fields(kind)})
-
-
-def _definition() -> str:
-    """The text of FusionStatus.msg, from the source tree or where it was installed."""
-    for folder in Path(__file__).resolve().parents:
-        for found in (folder / "msg", folder / "share" / "fusionproxy_ros" / "msg"):
-            if (found / "FusionStatus.msg").is_file():
-                return (found / "FusionStatus.msg").read_text()
-    raise BagError("share/fusionproxy_ros/msg/FusionStatus.msg is missing: install the package again")
 
 
 def _identity(recording: Recording) -> list:

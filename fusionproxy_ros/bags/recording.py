@@ -26,6 +26,7 @@ try:
 except ImportError:  # before Python 3.14; rosbags needs it too
     from backports import zstd
 
+STATUS = "fusionproxy_ros/msg/FusionStatus"
 STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}
 
 
@@ -225,7 +226,7 @@ def _topic(connection) -> Topic:
 
 
 def typestore(topics: Iterable[Topic] = ()):
-    """ROS's own types, and those that only these topics define, as rosbags' typestore."""
+    """ROS's own types, our status, and those that only these topics define, as rosbags' typestore."""
     store = get_typestore(Stores.ROS2_KILTED)
     for topic in topics:
         if not topic.definition or topic.type in store.types:
@@ -238,4 +239,15 @@ def typestore(topics: Iterable[Topic] = ()):
             store.register({name: fields for name, fields in found.items() if name not in store.types})
         except Exception:  # a type that nobody decodes; its bytes can still be copied
             continue
+    if STATUS not in store.types:
+        store.register(get_types_from_msg(_status_definition(), STATUS))
     return store
+
+
+def _status_definition() -> str:
+    """The text of FusionStatus.msg, from the source tree or where it was installed."""
+    for folder in Path(__file__).resolve().parents:
+        for found in (folder / "msg", folder / "share" / "fusionproxy_ros" / "msg"):
+            if (found / "FusionStatus.msg").is_file():
+                return (found / "FusionStatus.msg").read_text()
+    raise BagError("share/fusionproxy_ros/msg/FusionStatus.msg is missing: install the package again")

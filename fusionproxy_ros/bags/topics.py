@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fusionproxy_ros.bags import BagError
-from fusionproxy_ros.bags.recording import Recording
+from fusionproxy_ros.bags.recording import STATUS, Recording
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-STATUS = "fusionproxy_ros/msg/FusionStatus"
 THERMAL_NAMES = ("thermal", "lwir", "infra", "flir", "boson", "lepton")
 THERMAL_ENCODINGS = ("mono16", "16UC1")
 DEBUG = ("/debug/thermal_registered", "/debug/overlay")
