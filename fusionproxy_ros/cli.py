@@ -224,6 +224,15 @@ def replay(args) -> int:
     )
 
 
+def report(args) -> int:
+    """Write the page by which a person judges a fused recording."""
+    from fusionproxy_ros.bags.report import report
+
+    summary = report(args.source, args.out)
+    print(f"{summary.headline}\n\n  {summary.page}")
+    return 0
+
+
 def _not_negative(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
@@ -366,6 +375,16 @@ def _parser() -> argparse.ArgumentParser:
         "--wait-s", type=_not_negative, default=3.0, help="how long to wait at most until somebody listens"
     )
     one.set_defaults(run=replay)
+
+    one = commands.add_parser("report", help="one HTML page to judge a fused recording by")
+    one.add_argument(
+        "source",
+        type=Path,
+        metavar="BAG_OR_DIR",
+        help="recording with fused/status, folder of such, or folder with rgb/, thermal/ and fused/",
+    )
+    one.add_argument("--out", type=Path, default=Path("out/report.html"), help="the page")
+    one.set_defaults(run=report)
 
     one = commands.add_parser("calibrate", help="find out how the cameras sit, with a board or from scenes")
     one.add_argument("--rgb", type=Path, help="folder of RGB images")

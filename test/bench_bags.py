@@ -70,7 +70,7 @@ def main() -> None:
         bag, frames = generate(folder, args.gigabytes)
         size = sum(path.stat().st_size for path in bag.iterdir())
         print(
-            f"recording: {size / 1e9:.2f} GB, {frames} frames of 640x480, 16-bit thermal of 320x256, {frames / HZ:.0f} s"
+            f"recording: {size / 1e9:.2f} GB, {frames / HZ:.0f} s, {frames} frames 640x480, 16-bit thermal 320x256"
         )
 
         def show(what: str, seconds: float, peak_mb: float) -> None:
@@ -91,15 +91,10 @@ def main() -> None:
 
         shutil.copytree(bag, folder / "drive2")
         start_s = time.monotonic()
-        shards = [
-            subprocess.Popen(
-                [sys.executable, "-m", "fusionproxy_ros.cli", "fuse-bag", bag, folder / "drive2"]
-                + ["--out", folder / "fleet", "--workers", "1", "--shard", f"{n}/2"],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            for n in range(2)
-        ]
+        command = [sys.executable, "-m", "fusionproxy_ros.cli", "fuse-bag", bag, folder / "drive2"]
+        command += ["--out", folder / "fleet", "--workers", "1", "--shard"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        shards = [subprocess.Popen([*command, f"{n}/2"], **quiet) for n in range(2)]
         assert [shard.wait() for shard in shards] == [0, 0]
         rate = 2 * frames / (time.monotonic() - start_s)
         print(

@@ -19,8 +19,7 @@ import pytest
 from recordings import START_NS, header, image, write_bag
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from fusionproxy_ros.bags import page
-from fusionproxy_ros.bags.recording import BagError
+from fusionproxy_ros.bags import BagError, page
 from fusionproxy_ros.bags.report import REGISTERED, ReportError, report
 
 IMAGE, COMPRESSED, STATUS = (
