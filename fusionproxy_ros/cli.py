@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -149,6 +150,15 @@ def soak(args) -> int:
     return 1 if report["broken"] else 0
 
 
+def bench(args) -> int:
+    """Measure what a frame costs on this machine."""
+    from fusionproxy_ros import bench
+
+    bench.run(args.out, args.student, args.device, args.threads, args.frames, args.pairs)
+    print(f"\n  {args.out}/bench.json  {args.out}/bench.png")
+    return 0
+
+
 def evaluate(args) -> int:
     """Judge students against classical fusion."""
     from fusionproxy_ros.distill import evaluate  # training and evaluation are not on the path of a frame
@@ -165,9 +175,12 @@ def fuse_bags(args) -> int:
         settings = load_parameters(args.params_file)
     elif args.calibration:
         settings = Parameters(registration_mode="extrinsic", calibration_file=str(args.calibration))
-    mine = args.bags[args.shard[0] :: args.shard[1]]
+    if same := [name for name, count in Counter(bag.stem for bag in args.bags).items() if count > 1]:
+        raise InputError(
+            f"several BAGs are called {same[0]}, and each is fused into --out/{same[0]}: name them apart"
+        )
     worst = 0
-    for bag in mine:
+    for bag in args.bags[args.shard[0] :: args.shard[1]]:
         out = args.out if len(args.bags) == 1 else args.out / bag.stem
         if len(args.bags) > 1 and out.exists():
             print(f"{out}: fused before")
@@ -421,6 +434,19 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0, help="of the pairs and of what is random in a fault")
     one.add_argument("--out", type=Path, default=Path("out/soak"), help="folder for report.json")
     one.set_defaults(run=soak)
+
+    one = commands.add_parser(
+        "bench", help="what a frame costs here, stage by stage, against the machine's floor"
+    )
+    one.add_argument("--frames", type=int, default=200, help="of each size")
+    one.add_argument("--threads", type=int, default=2, help="CPU threads")
+    one.add_argument(
+        "--pairs", type=int, nargs="*", default=[1, 2, 4, 8], help="numbers of camera pairs fused in turn"
+    )
+    one.add_argument("--student", type=Path, default=DEFAULT_STUDENT, help="checkpoint (.safetensors)")
+    one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    one.add_argument("--out", type=Path, default=Path("out/bench"), help="folder for bench.json, bench.png")
+    one.set_defaults(run=bench)
 
     one = commands.add_parser("evaluate", help="judge students on pairs kept out of training")
     one.add_argument(

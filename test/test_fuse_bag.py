@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from geometry import simple_calibration
@@ -18,6 +19,7 @@ from recordings import (
     PERIOD_NS,
     START_NS,
     STRING,
+    TYPES,
     camera_stream,
     image,
     string,
@@ -31,6 +33,7 @@ from fusionproxy_ros.bags import BagError, fuse, writing
 from fusionproxy_ros.bags.fuse import fuse_bag
 from fusionproxy_ros.bags.make import write_pairs
 from fusionproxy_ros.bags.recording import Recording
+from fusionproxy_ros.bags.topics import COMPRESSED
 from fusionproxy_ros.calibration import save_calibration
 from fusionproxy_ros.cli import main
 from fusionproxy_ros.frames import Frame, Mode, Pair
@@ -56,12 +59,12 @@ def pixels_of(msg):
     return np.asarray(msg.data).reshape(msg.height, msg.width, -1)
 
 
-def by_hand(pairs, register=None):
+def by_hand(pairs, register=None, encoding="rgb8"):
     """What the fuser makes of pairs that were exposed together."""
     fuser = Fuser(load_student(DEFAULT_STUDENT), NormalisationConfig(), "cpu", 2)
     for n, (rgb, thermal) in enumerate(pairs):
         stamp_ns = START_NS + n * PERIOD_NS
-        frames = Frame(stamp_ns, "", rgb, "rgb8"), Frame(stamp_ns, "", thermal, "")
+        frames = Frame(stamp_ns, "", rgb, encoding), Frame(stamp_ns, "", thermal, "")
         yield fuser.fuse(Pair(*frames, Mode.FUSED), register or registration.identity()).pixels
 
 
@@ -173,6 +176,33 @@ def test_other_topics_are_copied_byte_by_byte_and_what_was_fused_before_is_repla
     again = fuse_bag(tmp_path / "once", tmp_path / "again", copy=True)
     assert again.modes == summary.modes == {"FUSED": 8}
     assert digest(tmp_path / "again")["again_0.mcap"] == digest(tmp_path / "once")["once_0.mcap"]
+
+
+def test_compressed_topics_are_fused_and_the_raw_images_of_a_camera_preferred(tmp_path):
+    def packed(msg, kind):
+        code = {"jpg": "jpeg", "png": "png"}[kind]
+        encoded = cv2.imencode(f".{kind}", pixels_of(msg)[..., ::-1].squeeze())[1].reshape(-1)
+        return TYPES.types[COMPRESSED](msg.header, code, encoded)
+
+    raw = list(camera_stream(textures(3)))
+    both = raw + [
+        (f"{t}/compressed", COMPRESSED, ns, packed(m, "jpg" if "rgb" in t else "png")) for t, _, ns, m in raw
+    ]
+    both.sort(key=lambda m: m[2])
+    fuse_bag(write_bag(tmp_path / "both", both), tmp_path / "of_raw")
+    fuse_bag(write_bag(tmp_path / "raw", raw), tmp_path / "alone")
+    for ours, alone in zip(
+        *(decoded(tmp_path / n, "/fused/image") for n in ("of_raw", "alone")), strict=True
+    ):
+        np.testing.assert_array_equal(ours.data, alone.data)
+    packed_only = [m for m in both if m[0].endswith("compressed")]
+    summary = fuse_bag(write_bag(tmp_path / "packed", packed_only), tmp_path / "of_packed")
+    assert summary.modes == {"FUSED": 3}
+    image = decoded(tmp_path / "of_packed", "/fused/image")[0]
+    jpeg = cv2.imdecode(np.asarray(packed_only[0][3].data), cv2.IMREAD_COLOR)
+    (expected,) = by_hand([(jpeg, textures(3)[0][1])], encoding="bgr8")
+    assert image.encoding == "bgr8"
+    np.testing.assert_array_equal(pixels_of(image), expected)
 
 
 def test_debug_images_are_written_on_request(tmp_path, bag):
@@ -348,6 +378,11 @@ def test_shards_of_several_recordings_are_disjoint_and_whole(tmp_path, capsys):
     assert sorted(path.name for path in out.iterdir()) == ["drive0", "drive1", "drive2"]
     assert main(["fuse-bag", *map(str, bags), "--out", str(out)]) == 0
     assert capsys.readouterr().out.count("fused before") == 3
+
+
+def test_recordings_of_one_name_are_not_fused_over_each_other(tmp_path, bag, capsys):
+    assert main(["fuse-bag", str(bag), str(tmp_path / "other" / "bag"), "--out", str(tmp_path / "out")]) == 2
+    assert "several BAGs are called bag" in capsys.readouterr().err
 
 
 def test_one_recording_that_cannot_be_fused_does_not_stop_the_others(tmp_path, capsys, bag):

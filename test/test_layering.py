@@ -8,7 +8,8 @@ import fusionproxy_ros
 ORDER = [
     "frames", "messages", "shutter", "sync", "sync_policy", "lens", "calibration", "registration", "alignment",
     "misalignment", "normalisation", "student", "fuser", "worker", "parameters", "declared", "rig", "guard",
-    "status", "health", "transport", "tf", "inputs", "node", "scene", "demo", "faults", "soak", "folders", "cli",
+    "status", "health", "transport", "tf", "inputs", "node", "scene", "bench", "demo", "faults", "soak", "folders",
+    "cli",
 ]  # fmt: skip
 ROS_SHELL = {
     "sync_policy",

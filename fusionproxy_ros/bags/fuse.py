@@ -86,8 +86,8 @@ def fuse_bag(
 ) -> Summary:
     """Fuse one recording into another, `out`; goes on where an earlier run was killed.
 
-    settings: the node's parameters. None: the defaults, and registration by the recording's camera_info and tf_static
-        where it has both for these cameras.
+    settings: the node's parameters; no misalignment is estimated here, so refine_max_px corrects none. None: the
+        defaults, and registration by the recording's camera_info and tf_static where it has both for these cameras.
     copy: all other topics too, their bytes unchanged, but for what a node had fused before.
     storage: "mcap" or "sqlite3"; as the input's if not given.
     workers: students that run side by side. The result does not depend on it.

@@ -85,6 +85,16 @@ def start_replay(graph, bag, stdin=subprocess.DEVNULL, own_terminal=False, **opt
     return process
 
 
+def trigger(graph, name):
+    """Call a service of the replay; its answer."""
+    client = graph.node.create_client(Trigger, f"/fusionproxy_replay/{name}")
+    assert client.wait_for_service(10)
+    time.sleep(0.5)  # until the service has discovered this client too
+    future = client.call_async(Trigger.Request())
+    wait_until(future.done, 10, name)
+    return future.result()
+
+
 class Listener:
     """Every message of some topics with its time of arrival; clock: bag time in ns after START_NS."""
 
@@ -164,7 +174,7 @@ def test_it_loops_pauses_by_service_and_space_and_latches_what_was_latched(graph
         graph, bag, stdin, own_terminal=True, loop=True, start_offset_s=1, start_paused=True, clock_hz=200
     )
     wait_until(lambda: listener.clock, 20, "the clock while paused")
-    graph.call(Trigger, "/fusionproxy_replay/resume", Trigger.Request())
+    trigger(graph, "resume")
     wait_until(lambda: len(listener.heard["words"]) > 75, 10, "the third pass")
 
     def standing():
@@ -177,14 +187,14 @@ def test_it_loops_pauses_by_service_and_space_and_latches_what_was_latched(graph
             and set(listener.clock[ticks:]) == {now_ns}
         )
 
-    answer = graph.call(Trigger, "/fusionproxy_replay/pause", Trigger.Request())
+    answer = trigger(graph, "pause")
     assert answer.success and answer.message == "paused"
     time.sleep(0.1)  # what is on its way
     assert standing()
     os.write(terminal, b" ")
     seen = len(listener.heard["words"])
     wait_until(lambda: len(listener.heard["words"]) > seen + 5, 5, "playing after the space bar")
-    assert graph.call(Trigger, "/fusionproxy_replay/toggle_paused", Trigger.Request()).message == "paused"
+    assert trigger(graph, "toggle_paused").message == "paused"
 
     late = Listener(graph, static=(String, LATCHED))  # first said before the offset, two passes ago
     wait_until(lambda: late.texts("static"), 5, "the latched message")

@@ -1,0 +1,69 @@
+"""The core of the node (register, normalise, student, pack) against the obvious way to write it, in turns.
+
+    python test/bench_core.py [--frames 200] [--threads 2]
+
+Prints medians, their ratio, and how far the two pictures are from each other.
+"""
+
+import argparse
+import array
+import copy
+import time
+
+import cv2
+import numpy as np
+from reference import ObviousFuser
+
+from fusionproxy_ros.bench import WARM_UP, footage, stream
+from fusionproxy_ros.fuser import Fuser, keep_freed_memory
+from fusionproxy_ros.messages import fill_image
+from fusionproxy_ros.normalisation import NormalisationConfig
+from fusionproxy_ros.scene import default_calibration
+from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
+
+SIZES_PX = ((640, 480), (1280, 720))
+
+
+class Message:
+    """The fields of a sensor_msgs/Image that are filled."""
+
+    def __init__(self):
+        self.data = array.array("B")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    keep_freed_memory()
+    cv2.setNumThreads(args.threads)
+    student = load_student(DEFAULT_STUDENT)
+    for size_px in SIZES_PX:
+        rgb, thermal, register = footage(size_px)
+        calibration = default_calibration(size_px, (size_px[0] // 2, size_px[1] // 2))
+        ours = Fuser(student, NormalisationConfig(), "cpu", args.threads)
+        obvious = ObviousFuser(copy.deepcopy(student), calibration, 20.0, size_px, args.threads)
+        times_ms = []
+        for n in range(WARM_UP + args.frames):
+            pair = stream(rgb, thermal, n)
+            start_s = time.perf_counter()
+            fused = ours.fuse(pair, register)
+            fill_image(Message(), None, fused.pixels, "rgb8")
+            between_s = time.perf_counter()
+            theirs, _ = obvious.fuse(
+                pair.rgb.pixels.data, pair.thermal.pixels.data, pair.thermal.pixels.shape
+            )
+            times_ms.append([1e3 * (between_s - start_s), 1e3 * (time.perf_counter() - between_s)])
+        mine_ms, obvious_ms = np.median(times_ms[WARM_UP:], axis=0)
+        p99_ms = np.percentile(times_ms[WARM_UP:], 99, axis=0)
+        error = fused.pixels.astype(float) - theirs
+        psnr_db = 10 * np.log10(255**2 / (error**2).mean())
+        print(
+            f"{size_px[0]}x{size_px[1]}: ours {mine_ms:.2f} ms (p99 {p99_ms[0]:.2f}), obvious {obvious_ms:.2f} ms "
+            f"(p99 {p99_ms[1]:.2f}), ratio {obvious_ms / mine_ms:.2f}; the pictures agree to {psnr_db:.1f} dB"
+        )
+
+
+if __name__ == "__main__":
+    main()
