@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -368,6 +369,17 @@ def test_a_damaged_recording_gives_every_readable_frame_the_offset_and_exit_code
     printed = capsys.readouterr().out
     assert f"{readable} frames" in printed and f"damaged: {file}: offset " in printed
     assert len(decoded(tmp_path / "out", "/fused/image")) == readable
+
+
+def test_messages_whose_bytes_are_not_what_they_should_be_are_named_and_the_rest_is_fused(tmp_path):
+    bag = write_bag(tmp_path / "bag", camera_stream(textures(6)), "SQLITE3")
+    database = sqlite3.connect(bag / "bag.db3")
+    database.execute("UPDATE messages SET data = substr(data, 1, 30) WHERE id IN (5, 8)")  # RGB 2, thermal 3
+    database.commit()
+    database.close()
+    summary = fuse_bag(bag, tmp_path / "out")
+    assert summary.modes == {"FUSED": 5} and len(summary.damage) == 2
+    assert all("is no sensor_msgs/msg/Image" in str(damage) for damage in summary.damage)
 
 
 def test_shards_of_several_recordings_are_disjoint_and_whole(tmp_path, capsys):

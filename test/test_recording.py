@@ -143,6 +143,21 @@ def test_a_record_whose_length_is_wrong_does_not_hide_what_follows(tmp_path):
     assert any(f"offset {offset}" in str(d) for d in damage)
 
 
+def test_what_only_looks_like_a_chunk_is_not_taken_for_one(tmp_path):
+    """After a lost chunk the next is looked for in bytes that may hold anything, black pictures for one."""
+    decoy = "\x06" + "\x10" + 60 * "\0"
+    stream = [(t, k, ns, string(f"{n:06d}" + decoy * 40)) for n, (t, k, ns, _) in enumerate(texts())]
+    file = write_mcap(tmp_path / "x.mcap", stream, chunk_bytes=12_000)
+    offset, _ = chunks_of(file)[2]
+    data = bytearray(file.read_bytes())
+    data[offset + 1 : offset + 9] = (70_000).to_bytes(8, "little")  # leads into a later chunk
+    file.write_bytes(data[: chunks_of(file)[-1][0]])
+    found, damage = read(file)
+    in_chunks = [m for m in expected(stream) if m in found]
+    assert found == in_chunks and len(found) >= 30
+    assert f"offset {offset}: no record begins here" in str(damage[0])
+
+
 @pytest.mark.parametrize("compression", [CompressionType.NONE, CompressionType.ZSTD, CompressionType.LZ4])
 @settings(max_examples=25, deadline=None)
 @given(share=st.floats(0.0, 0.999))

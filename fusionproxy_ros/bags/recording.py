@@ -106,17 +106,19 @@ class Recording:
                     where = f"{connection.topic} at log time {log_ns} ns"
                     self._add_damage(Damage(reader.path, where, f"cannot be decompressed: {error}"))
                     continue
-                yield Message(self.topics[connection.topic], log_ns, data)
+                if topic := self.topics.get(connection.topic):  # else its name is damaged
+                    yield Message(topic, log_ns, data)
 
     def decode(self, message: Message):
-        """The message as rosbags' dataclass, whose fields are named as in ROS. Raises BagError."""
+        """The message as rosbags' dataclass, whose fields are named as in ROS. Raises BagError, and notes the damage."""
         try:
             # Of a copy that may be written to, as ROS's own messages may.
             return self.types.deserialize_cdr(bytearray(message.data), message.topic.type)
         except Exception as error:  # whatever the library meets in damaged bytes
-            raise BagError(
-                f"{message.topic.name} at log time {message.log_ns} ns is no {message.topic.type}: {shown(str(error))}"
-            ) from error
+            where = f"{message.topic.name} at log time {message.log_ns} ns"
+            damage = Damage(self.path, where, f"is no {message.topic.type}: {shown(str(error))}")
+            self._add_damage(damage)
+            raise BagError(str(damage)) from error
 
     def _sound_then_rest(self, index: int, reader, names, start_ns: int) -> Iterator[tuple]:
         """A reader's messages; where it breaks off, what can be salvaged from there on."""

@@ -96,20 +96,25 @@ class McapSalvage:
             self._damaged(0, "this is not how an MCAP file begins")
         while at + RECORD.size <= end:
             opcode, length = RECORD.unpack_from(self._data, at)
-            if opcode == Opcode.FOOTER and self._data[at + RECORD.size + length :] == MAGIC:
-                return
-            if opcode == 0 or opcode > Opcode.DATA_END or at + RECORD.size + length > end:
-                ahead = CHUNK_AHEAD.search(self._data, at + 1)
-                if opcode == Opcode.CHUNK:  # cut off, or its length is wrong: its first messages are there
-                    yield at, (ahead.start() if ahead else end) - at
-                self._damaged(at, "the file ends in this record" if not ahead else "no record begins here")
-                if not ahead:
-                    return
-                at = ahead.start()
-                continue
             size = RECORD.size + length
-            if opcode == Opcode.CHUNK and (problem := self._problem(at, size)):
-                self._damaged(at, f"chunk of {size} bytes left out: {problem}")
+            if opcode == Opcode.FOOTER and self._data[at + size :] == MAGIC:
+                return
+            known = 0 < opcode <= Opcode.DATA_END and at + size <= end
+            if not known or (opcode == Opcode.CHUNK and not self._is_chunk(at)):
+                ahead = self._next_chunk(at + 1)
+                if opcode == Opcode.CHUNK and not self._is_wrong(
+                    at, ahead - at
+                ):  # cut off, or of a wrong length
+                    yield at, ahead - at
+                self._damaged(at, "the file ends in this record" if ahead == end else "no record begins here")
+                if ahead == end:
+                    return
+                at = ahead
+                continue
+            if opcode == Opcode.CHUNK and self._is_wrong(at, size):
+                self._damaged(
+                    at, f"a chunk of {size} bytes does not unpack to what its checksum says: left out"
+                )
             elif opcode in (Opcode.CHUNK, Opcode.MESSAGE):
                 yield at, size
             elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
@@ -117,15 +122,30 @@ class McapSalvage:
             at += size
         self._damaged(end, "the file ends here without a footer")
 
-    def _problem(self, at: int, size: int) -> str:
-        """Why a whole chunk cannot be trusted; empty where it can."""
+    def _is_chunk(self, at: int) -> bool:
+        """Whether the lengths in a chunk agree with each other; its end may be missing."""
+        head = self._data[at : at + RECORD.size + CHUNK.size + 4]
+        if len(head) < RECORD.size + CHUNK.size + 4:
+            return False
+        name_size = int.from_bytes(head[-4:], "little")
+        size_at = at + len(head) + min(name_size, 8)
+        packed = int.from_bytes(self._data[size_at : size_at + 8], "little")
+        return RECORD.unpack_from(head)[1] == CHUNK.size + 4 + name_size + 8 + packed
+
+    def _next_chunk(self, at: int) -> int:
+        """Where the next chunk begins; the file's end where there is none."""
+        matches = (match.start() for match in CHUNK_AHEAD.finditer(self._data, at))
+        return next(filter(self._is_chunk, matches), len(self._data))
+
+    def _is_wrong(self, at: int, size: int) -> bool:
+        """Whether what a chunk unpacks to is not what was written. Of one that is cut off nobody knows."""
+        if at + RECORD.size + CHUNK.size > len(self._data):
+            return True
         _, _, unpacked, crc = CHUNK.unpack_from(self._data, at + RECORD.size)
-        data = self._unpacked(at, size)
-        if len(data) != unpacked:
-            return f"{len(data)} of {unpacked} bytes can be unpacked"
-        if crc and zlib.crc32(data) != crc:
-            return "wrong checksum"
-        return ""
+        data = self._unpacked(at, size)[:unpacked]
+        if len(data) < unpacked:
+            return at + RECORD.size + RECORD.unpack_from(self._data, at)[1] <= len(self._data)
+        return crc != 0 and zlib.crc32(data) != crc
 
     def _unpacked(self, at: int, size: int) -> bytes:
         """A chunk's records, as far as they are there."""
