@@ -110,7 +110,7 @@ class Recording:
                     yield Message(topic, log_ns, data)
 
     def decode(self, message: Message):
-        """The message as rosbags' dataclass, whose fields are named as in ROS. Raises BagError, and notes the damage."""
+        """The message as rosbags' dataclass, whose fields are named as in ROS. Raises BagError, noting the damage."""
         try:
             # Of a copy that may be written to, as ROS's own messages may.
             return self.types.deserialize_cdr(bytearray(message.data), message.topic.type)
