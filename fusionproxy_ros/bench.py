@@ -18,10 +18,11 @@ from torch import nn
 
 from fusionproxy_ros import registration
 from fusionproxy_ros.frames import Frame, Mode, Pair
-from fusionproxy_ros.fuser import Fuser, keep_freed_memory
+from fusionproxy_ros.fuser import Fuser
+from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.scene import NightRoad, default_calibration
-from fusionproxy_ros.student import STRIDE, Student, load_student
+from fusionproxy_ros.student import DEFAULT_STUDENT, STRIDE, Student, load_student
 
 SIZES_PX = ((320, 240), (640, 480), (1280, 720), (1920, 1080))
 WARM_UP = 10  # frames that do not count
@@ -61,17 +62,19 @@ class Cost:
         }
 
 
-def run(out: Path, student: Path, device: str, threads: int, frames: int, pairs: Sequence[int]) -> dict:
+def run(
+    out: Path, student: Path | None, device: str, threads: int, frames: int, pairs: Sequence[int]
+) -> dict:
     """Measure, print a table, write bench.json and bench.png to `out`; the report.
 
-    pairs: numbers of camera pairs that one process fuses in turn at 640x480.
+    student: its checkpoint, the shipped one if not given. pairs: numbers of camera pairs that one process fuses in turn at 640x480.
     """
     out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
     cv2.setNumThreads(threads)
     torch.set_num_threads(threads)
     machine = measure_machine()
-    network = load_student(student)
+    network = load_student(student or DEFAULT_STUDENT)
     costs = []
     print(
         f"{machine.bytes_per_s / 1e9:.1f} GB/s of copying, {machine.flops_per_s / 1e9:.0f} GFLOP/s of multiplying, "

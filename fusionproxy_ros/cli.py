@@ -13,11 +13,10 @@ from tqdm import tqdm
 from fusionproxy_ros import calibration, registration
 from fusionproxy_ros.folders import InputError, images_in, read_image, read_rgb, read_thermal, suffixes
 from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair, RegistrationError
-from fusionproxy_ros.fuser import Fuser, keep_freed_memory
+from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.parameters import Parameters, load_parameters
 from fusionproxy_ros.registration import Registration
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 
 def demo(args) -> int:
@@ -61,9 +60,7 @@ def demo(args) -> int:
     return 0 if kept else 1
 
 
-def _fuse_pair(
-    fuser: Fuser, register: Registration, rgb_path: Path, thermal_path: Path, index: int
-) -> np.ndarray:
+def _fuse_pair(fuser, register: Registration, rgb_path: Path, thermal_path: Path, index: int) -> np.ndarray:
     rgb = Frame(0, "", read_rgb(rgb_path), "bgr8")
     thermal = Frame(0, "", read_thermal(thermal_path), "")
     try:
@@ -75,6 +72,9 @@ def _fuse_pair(
 
 def fuse_pairs(args) -> int:
     """Fuse two folders; 1 when a file could not be used, each of which is named."""
+    from fusionproxy_ros.fuser import Fuser  # with torch, for which commands that fuse nothing need not wait
+    from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
+
     rgb_paths, thermal_paths = (images_in(folder, InputError) for folder in (args.rgb, args.thermal))
     if not rgb_paths:
         raise InputError(f"{args.rgb}: no images in it ({suffixes()})")
@@ -85,7 +85,7 @@ def fuse_pairs(args) -> int:
     else:
         register = registration.identity()
     keep_freed_memory()
-    fuser = Fuser(load_student(args.student), NormalisationConfig(), args.device)
+    fuser = Fuser(load_student(args.student or DEFAULT_STUDENT), NormalisationConfig(), args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     problems = [
         f"{thermal_paths[n]}: no RGB image of that name"
@@ -317,7 +317,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--plane-depth-m", type=_positive, default=20.0, help="depth at which --calibration is exact"
     )
-    one.add_argument("--student", type=Path, default=DEFAULT_STUDENT, help="checkpoint (.safetensors)")
+    one.add_argument("--student", type=Path, help="checkpoint (.safetensors); the shipped one if not given")
     one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     one.set_defaults(run=fuse_pairs)
 
@@ -443,7 +443,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--pairs", type=int, nargs="*", default=[1, 2, 4, 8], help="numbers of camera pairs fused in turn"
     )
-    one.add_argument("--student", type=Path, default=DEFAULT_STUDENT, help="checkpoint (.safetensors)")
+    one.add_argument("--student", type=Path, help="checkpoint (.safetensors); the shipped one if not given")
     one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     one.add_argument("--out", type=Path, default=Path("out/bench"), help="folder for bench.json, bench.png")
     one.set_defaults(run=bench)

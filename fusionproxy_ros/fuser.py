@@ -1,6 +1,5 @@
 """Composes registration, normalisation and student on one device: Pair in, Fused out."""
 
-import ctypes
 import time
 from dataclasses import dataclass, replace
 
@@ -13,23 +12,9 @@ from fusionproxy_ros.normalisation import NormalisationConfig, Normalised, Norma
 from fusionproxy_ros.registration import Registered, Registration
 from fusionproxy_ros.student import Student
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # <malloc.h>
-
 
 class DeviceError(FusionError):
     """The asked-for device is not here."""
-
-
-def keep_freed_memory() -> None:
-    """Keep image-sized buffers in the process; glibc would return each to the kernel and fault it in again.
-
-    For the whole process, once at its start. Does nothing where the C library is not glibc.
-    """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # glibc's largest
-        mallopt(M_TRIM_THRESHOLD, 512 << 20)
-        # What one thread frees another can have: threads that build grids come and go.
-        mallopt(M_ARENA_MAX, 2)
 
 
 def free_gpu_memory() -> None:

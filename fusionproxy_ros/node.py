@@ -23,10 +23,11 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from fusionproxy_ros import declared, messages, transport
 from fusionproxy_ros.frames import FusionError, Pair
-from fusionproxy_ros.fuser import Fuser, keep_freed_memory, overlay
+from fusionproxy_ros.fuser import Fuser, overlay
 from fusionproxy_ros.guard import Guard
 from fusionproxy_ros.health import FusionStatus, Health
 from fusionproxy_ros.inputs import Inputs
+from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.parameters import ParameterError, Parameters
 from fusionproxy_ros.rig import AlignmentWatch, Rig
 from fusionproxy_ros.status import DROPPED, REFUSED

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from fusionproxy_ros import demo
 from fusionproxy_ros.faults import CLOCK_FAULTS, FAULTS, KILL_FAULTS, NONE, PERIOD_NS, Fault, Shot
 from fusionproxy_ros.frames import NS_PER_S, Calibration
-from fusionproxy_ros.fuser import keep_freed_memory
+from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.messages import fill_image, stamp_to_ns
 from fusionproxy_ros.msg import FusionStatus
 from fusionproxy_ros.scene import NightRoad, default_calibration

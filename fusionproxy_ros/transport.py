@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ament_index_python.packages import get_package_share_directory
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -12,7 +13,8 @@ from rclpy.qos import QoSPolicyKind, QoSProfile, QoSReliabilityPolicy, qos_polic
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
-from fusionproxy_ros.health import InputHealth
+if TYPE_CHECKING:  # importing it takes torch along, which cameras and players need not wait for
+    from fusionproxy_ros.health import InputHealth
 
 QUEUE = (
     30  # images: 0.25 s of a 120 Hz camera, so that a busy moment loses none before the worker counts them
@@ -49,7 +51,7 @@ class ImageSubscription:
     subscribes again as best effort when a publisher offers no more. What happens is written to `health`.
     """
 
-    def __init__(self, node, health: InputHealth, callback: Callable, transport: str, reliability: str):
+    def __init__(self, node, health: "InputHealth", callback: Callable, transport: str, reliability: str):
         self._node, self._health, self._callback = node, health, callback
         self._type = Image if transport == "raw" else CompressedImage
         self._follow = reliability == "auto"

@@ -15,7 +15,8 @@ import numpy as np
 from reference import ObviousFuser
 
 from fusionproxy_ros.bench import WARM_UP, footage, stream
-from fusionproxy_ros.fuser import Fuser, keep_freed_memory
+from fusionproxy_ros.fuser import Fuser
+from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.messages import fill_image
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.scene import default_calibration

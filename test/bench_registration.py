@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from fusionproxy_ros import registration
-from fusionproxy_ros.fuser import keep_freed_memory
+from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.scene import default_calibration
 
 ROUNDS = 200

@@ -1,15 +1,17 @@
 """A frame travels down the list of files: each imports only files above it, and only the ROS shell imports ROS."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import fusionproxy_ros
 
 ORDER = [
-    "frames", "messages", "shutter", "sync", "sync_policy", "lens", "calibration", "registration", "alignment",
-    "misalignment", "normalisation", "student", "fuser", "worker", "parameters", "declared", "rig", "guard",
-    "status", "health", "transport", "tf", "inputs", "node", "scene", "bench", "demo", "faults", "soak", "folders",
-    "cli",
+    "frames", "memory", "messages", "shutter", "sync", "sync_policy", "lens", "calibration", "registration",
+    "alignment", "misalignment", "normalisation", "student", "fuser", "worker", "parameters", "declared", "rig",
+    "guard", "status", "health", "transport", "tf", "inputs", "node", "scene", "bench", "demo", "faults", "soak",
+    "folders", "cli",
 ]  # fmt: skip
 ROS_SHELL = {
     "sync_policy",
@@ -80,3 +82,16 @@ def test_recordings_need_ros_only_to_be_replayed():
     for path in (PACKAGE / "bags").glob("*.py"):
         needs = {module.split(".")[0] for module in imports(path)} & ROS | own(path) & ROS_SHELL
         assert not needs or path.stem == "replay", f"{path.name} imports {needs}"
+
+
+def test_who_only_makes_copies_or_plays_images_does_not_wait_for_torch():
+    modules = ["cli", "bags.make", "bags.recording", "bags.writing", "memory"]
+    try:
+        import rclpy  # noqa: F401
+
+        modules += ["bags.replay", "demo", "soak"]
+    except ImportError:
+        pass
+    code = "import sys, importlib\nfor name in sys.argv[1:]: importlib.import_module(f'fusionproxy_ros.{name}')\n"
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, *modules]).returncode == 0

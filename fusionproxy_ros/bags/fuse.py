@@ -25,7 +25,8 @@ from fusionproxy_ros.bags.transforms import TOPIC as TF_STATIC
 from fusionproxy_ros.bags.transforms import StaticTransforms
 from fusionproxy_ros.bags.writing import BagWriter
 from fusionproxy_ros.frames import NS_PER_S, FusionError, Mode, Pair, RegistrationError
-from fusionproxy_ros.fuser import Fuser, Prepared, keep_freed_memory, overlay
+from fusionproxy_ros.fuser import Fuser, Prepared, overlay
+from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.rig import Rig, View
 from fusionproxy_ros.status import REFUSED, begin, describe

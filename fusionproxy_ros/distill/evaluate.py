@@ -51,7 +51,8 @@ from fusionproxy_ros.distill.sheet import evenly, sheet
 from fusionproxy_ros.distill.tables import Means, mean_ranks, mean_scores, print_table, scores, student_fuse
 from fusionproxy_ros.distill.teacher import Teacher, load_denoiser
 from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair
-from fusionproxy_ros.fuser import Fuser, keep_freed_memory
+from fusionproxy_ros.fuser import Fuser
+from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
 

@@ -1,0 +1,17 @@
+"""What glibc does with freed image buffers. Apart from the fuser, so that who only plays images needs no torch."""
+
+import ctypes
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # <malloc.h>
+
+
+def keep_freed_memory() -> None:
+    """Keep image-sized buffers in the process; glibc would return each to the kernel and fault it in again.
+
+    For the whole process, once at its start. Does nothing where the C library is not glibc.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # glibc's largest
+        mallopt(M_TRIM_THRESHOLD, 512 << 20)
+        # What one thread frees another can have: threads that build grids come and go.
+        mallopt(M_ARENA_MAX, 2)
