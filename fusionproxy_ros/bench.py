@@ -67,7 +67,8 @@ def run(
 ) -> dict:
     """Measure, print a table, write bench.json and bench.png to `out`; the report.
 
-    student: its checkpoint, the shipped one if not given. pairs: numbers of camera pairs that one process fuses in turn at 640x480.
+    student: its checkpoint, the shipped one if not given.
+    pairs: numbers of camera pairs that one process fuses in turn at 640x480.
     """
     out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
