@@ -88,6 +88,19 @@ def test_every_frame_is_answered_once_with_its_header_and_the_fusers_own_pixels(
     assert [s.fused for s in statuses] == list(range(1, 9))
 
 
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("compression", ["message", "file"])
+def test_a_compressed_result_holds_the_same_messages(tmp_path, bag, storage, compression):
+    fuse_bag(bag, tmp_path / "plain")
+    fuse_bag(bag, tmp_path / "packed", storage=storage, compression=compression, part_bytes=100_000)
+    found = []
+    for name in ("plain", "packed"):
+        with Recording(tmp_path / name) as recording:
+            found.append([(m.topic.name, m.log_ns, m.data) for m in recording.messages()])
+            assert not recording.damage
+    assert found[0] == found[1] and len(found[0]) == 16
+
+
 def test_sixteen_bit_thermal_goes_through_the_gain_control_in_order_however_many_workers(tmp_path):
     rng = np.random.default_rng(5)
     pairs = [

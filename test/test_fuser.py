@@ -1,5 +1,9 @@
 """Pair in, picture out: thermal shows, colour stays, and without thermal nothing changes."""
 
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -131,3 +135,26 @@ def test_gpu_and_cpu_agree_within_one_grey_level(student):
         for device in ("cuda", "cpu")
     )
     assert np.abs(gpu - cpu).max() <= 1
+
+
+def test_a_processor_without_wide_vectors_makes_the_same_picture_to_one_grey_level(tmp_path, student):
+    """So that a recording fused on another machine is the same recording to every eye; rounding is all that differs."""
+    rng = np.random.default_rng(3)
+    rgb = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 3)
+    thermal = cv2.GaussianBlur(rng.integers(0, 256, (240, 320), np.uint8), (0, 0), 5)
+    np.savez(tmp_path / "in.npz", rgb=rgb, thermal=thermal)
+    code = (
+        "import sys, numpy as np; from fusionproxy_ros.frames import *; from fusionproxy_ros.fuser import Fuser\n"
+        "from fusionproxy_ros.normalisation import NormalisationConfig; from fusionproxy_ros.student import *\n"
+        "from fusionproxy_ros.registration import identity\n"
+        "given = np.load(sys.argv[1]); fuser = Fuser(load_student(DEFAULT_STUDENT), NormalisationConfig(), 'cpu', 1)\n"
+        "frames = Frame(1, '', given['rgb'], 'rgb8'), Frame(1, '', given['thermal'], 'mono8')\n"
+        "np.save(sys.argv[2], fuser.fuse(Pair(*frames, Mode.FUSED), identity()).pixels)\n"
+    )
+    narrow = {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}
+    command = [sys.executable, "-c", code, tmp_path / "in.npz", tmp_path / "out.npy"]
+    subprocess.run(command, check=True, env=os.environ | narrow)
+    wide = Fuser(student, NormalisationConfig(), "cpu", 1)
+    here = wide.fuse(pair(rgb, thermal), identity()).pixels
+    difference = np.abs(here.astype(int) - np.load(tmp_path / "out.npy"))
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
