@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -19,14 +21,21 @@ from fusionproxy_ros.parameters import Parameters, load_parameters
 from fusionproxy_ros.registration import Registration
 
 
-def demo(args) -> int:
-    """Run the live demo; 1 when a promise was broken."""
+@contextmanager
+def _ros_for(what: str, cure: str = "make install") -> Iterator[None]:
+    """Around the imports of a command that needs ROS, which the others do without."""
     try:
-        from fusionproxy_ros.demo import run  # needs ROS, which the other commands do not
+        yield
     except ImportError as error:
         raise InputError(
-            f"the demo needs ROS 2 and this package built ({error}): run make demo or colcon build"
+            f"{what} needs ROS 2 and this package built ({error}): run {cure} or colcon build"
         ) from None
+
+
+def demo(args) -> int:
+    """Run the live demo; 1 when a promise was broken."""
+    with _ros_for("the demo", "make demo"):
+        from fusionproxy_ros.demo import run
 
     report = run(args.source, args.out, args.seconds, args.thermal_hz)
 
@@ -138,12 +147,8 @@ def calibrate(args) -> int:
 
 def soak(args) -> int:
     """Play every fault against the live node; 1 when a promise was broken."""
-    try:
-        from fusionproxy_ros import soak  # needs ROS
-    except ImportError as error:
-        raise InputError(
-            f"the soak needs ROS 2 and this package built ({error}): run make install or colcon build"
-        ) from None
+    with _ros_for("the soak"):
+        from fusionproxy_ros import soak
     report = soak.run(args.minutes, args.seed, args.out)
     soak.print_table(report)
     print(f"\n  {args.out}/report.json")
@@ -190,12 +195,12 @@ def fuse_bags(args) -> int:
                 bag,
                 out,
                 settings,
-                args.rgb_topic,
-                args.thermal_topic,
-                args.copy,
-                args.storage,
-                args.compression,
-                args.workers,
+                rgb_topic=args.rgb_topic,
+                thermal_topic=args.thermal_topic,
+                copy=args.copy,
+                storage=args.storage,
+                compression=args.compression,
+                workers=args.workers,
             )
         except FusionError as error:
             print(f"fusionproxy: {error}", file=sys.stderr)
@@ -218,12 +223,8 @@ def make_bag(args) -> int:
 
 def replay(args) -> int:
     """Play a recording onto the live graph; 1 when it was damaged."""
-    try:
-        from fusionproxy_ros.bags.replay import replay  # needs ROS
-    except ImportError as error:
-        raise InputError(
-            f"replay needs ROS 2 and this package built ({error}): run make install or colcon build"
-        ) from None
+    with _ros_for("replay"):
+        from fusionproxy_ros.bags.replay import replay
     return replay(
         args.bag,
         rate=args.rate,

@@ -132,6 +132,18 @@ def prepare_environment() -> None:
     use_large_segments()
 
 
+def node_arguments(
+    parameters: dict, remappings: dict[str, str] | None = None, params_file: Path | None = None
+) -> list[str]:
+    """What follows a node's executable."""
+    arguments = ["--ros-args", *(["--params-file", str(params_file)] if params_file else [])]
+    for name, value in parameters.items():
+        arguments += ["-p", f"{name}:={json.dumps(value)}"]
+    for old, new in (remappings or {}).items():
+        arguments += ["-r", f"{old}:={new}"]
+    return arguments
+
+
 def start_node(
     parameters: dict,
     remappings: dict[str, str] | None = None,
@@ -140,12 +152,7 @@ def start_node(
 ) -> subprocess.Popen:
     """The installed fusion_node as its own process, as `ros2 run` would start it; output: file for what it prints."""
     launcher = Path(get_package_prefix("fusionproxy_ros")) / "lib" / "fusionproxy_ros" / "fusion_node"
-    command = [sys.executable, str(launcher), "--ros-args"]
-    command += ["--params-file", str(params_file)] if params_file else []
-    for name, value in parameters.items():
-        command += ["-p", f"{name}:={json.dumps(value)}"]
-    for old, new in (remappings or {}).items():
-        command += ["-r", f"{old}:={new}"]
+    command = [sys.executable, str(launcher), *node_arguments(parameters, remappings, params_file)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 

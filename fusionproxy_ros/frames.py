@@ -29,6 +29,10 @@ class Mode(IntEnum):
     PASSTHROUGH = 2  # RGB unchanged
 
 
+# Of every FusionStatus.mode: those of outputs, then those of RGB messages that got none.
+MODES = (*Mode.__members__, "REFUSED", "DROPPED")
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One image with the header it came with.

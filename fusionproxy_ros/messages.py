@@ -199,6 +199,11 @@ def _announced_size_px(data: bytes) -> tuple[int, int]:
     return 0, 0
 
 
+def bgr_of(frame: Frame) -> np.ndarray:
+    """(H, W, 3) uint8, BGR, of a colour frame; its own pixels where they are that."""
+    return frame.pixels if frame.encoding == "bgr8" else cv2.cvtColor(frame.pixels, cv2.COLOR_RGB2BGR)
+
+
 def fill_image(msg, header, pixels: np.ndarray, encoding: str):
     """Write `pixels`, (H, W) or (H, W, C), into the empty sensor_msgs/Image `msg`; returns it.
 

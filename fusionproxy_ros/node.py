@@ -30,7 +30,7 @@ from fusionproxy_ros.inputs import Inputs
 from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.parameters import ParameterError, Parameters
 from fusionproxy_ros.rig import AlignmentWatch, Rig
-from fusionproxy_ros.status import DROPPED, REFUSED
+from fusionproxy_ros.status import DROPPED, NO_DEPTH, REFUSED
 from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
 from fusionproxy_ros.sync_policy import make_sync
 from fusionproxy_ros.tf import TransformSource
@@ -216,8 +216,7 @@ class FusionNode(LifecycleNode):
         view = self._rig.view(pair) if pair.thermal else None
         fused = self._guard.fuse(pair, view)
         if self._health.depth and pair.thermal and not pair.depth:
-            reason = "no depth image within registration.depth_tolerance_s: thermal lies on the plane"
-            fused = replace(fused, reason=fused.reason or reason)
+            fused = replace(fused, reason=fused.reason or NO_DEPTH)
         fused_ns = time.monotonic_ns()
         source, encoding = pair.rgb.source, pair.rgb.encoding
         if fused.pixels is pair.rgb.pixels and getattr(source, "encoding", None) == encoding:

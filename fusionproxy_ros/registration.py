@@ -16,9 +16,7 @@ from fusionproxy_ros.frames import Calibration, Camera, RegistrationError
 from fusionproxy_ros.lens import MIN_DEPTH_M, Size, numbers, project, radial_table, rays, scaled
 
 FEATHER_PX = 24  # a thermal view that ends at a visible line draws the eye, and detectors, to it
-NODE_PX = (
-    4  # between the pixels whose place in the thermal image is worked out, the others following from them
-)
+NODE_PX = 4  # between pixels whose place in the thermal image is worked out; the others follow from them
 MAX_GRIDS = 4  # sizes seldom change in mid-stream; 640x480 costs 3.3 MB a grid
 MAX_ANGLE_DEG = 80.0  # of the thermal view registration by depth uses; its lens table is flat
 OUTSIDE_PX = -1e6

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from fusionproxy_ros import demo
 from fusionproxy_ros.faults import CLOCK_FAULTS, FAULTS, KILL_FAULTS, NONE, PERIOD_NS, Fault, Shot
-from fusionproxy_ros.frames import NS_PER_S, Calibration
+from fusionproxy_ros.frames import MODES, NS_PER_S, Calibration
 from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.messages import fill_image, stamp_to_ns
 from fusionproxy_ros.msg import FusionStatus
@@ -43,7 +43,6 @@ SPAWN = multiprocessing.get_context("spawn")  # a fork would share the middlewar
 
 STEADY = 5  # frames fused in a row are a recovery
 MAX_RSS_GROWTH = 0.01
-MODES = ("FUSED", "HELD", "PASSTHROUGH", "REFUSED", "DROPPED")  # as FusionStatus numbers them
 IMAGELESS = (FusionStatus.REFUSED, FusionStatus.DROPPED)
 
 

@@ -5,10 +5,9 @@ import math
 from fusionproxy_ros.frames import NS_PER_S, Fused, Mode, Pair
 from fusionproxy_ros.rig import View
 
-REFUSED, DROPPED = (
-    3,
-    4,
-)  # FusionStatus.mode of RGB messages that got no output; the other modes are frames.Mode
+# FusionStatus.mode of RGB messages that got no output; the other modes are frames.Mode.
+REFUSED, DROPPED = 3, 4
+NO_DEPTH = "no depth image within registration.depth_tolerance_s: thermal lies on the plane"
 UNKNOWN_UNLESS_SAID = (
     "skew_s",
     "clock_offset_s",

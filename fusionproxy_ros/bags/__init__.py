@@ -12,3 +12,8 @@ try:
     import rosbags  # noqa: F401
 except ImportError as error:
     raise BagError(f"recordings need two libraries ({error}): pip install rosbags mcap") from None
+
+try:
+    from compression import zstd
+except ImportError:  # before Python 3.14; rosbags brings it
+    from backports import zstd  # noqa: F401

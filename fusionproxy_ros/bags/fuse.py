@@ -14,22 +14,20 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from fusionproxy_ros import messages
 from fusionproxy_ros.bags import BagError
 from fusionproxy_ros.bags.recording import STATUS, Message, Recording, Topic
 from fusionproxy_ros.bags.topics import CAMERA_INFO, IMAGE, Cameras, choose, first, fused_topics
-from fusionproxy_ros.bags.transforms import TOPIC as TF_STATIC
-from fusionproxy_ros.bags.transforms import StaticTransforms
-from fusionproxy_ros.bags.writing import BagWriter
-from fusionproxy_ros.frames import NS_PER_S, FusionError, Mode, Pair, RegistrationError
+from fusionproxy_ros.bags.transforms import TF_STATIC, StaticTransforms
+from fusionproxy_ros.bags.writing import BagWriter, image_message
+from fusionproxy_ros.frames import MODES, NS_PER_S, FusionError, Mode, Pair, RegistrationError
 from fusionproxy_ros.fuser import Fuser, Prepared, overlay
 from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.rig import Rig, View
-from fusionproxy_ros.status import REFUSED, begin, describe
+from fusionproxy_ros.status import NO_DEPTH, REFUSED, begin, describe
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 from fusionproxy_ros.sync import NearestSync
 
@@ -216,10 +214,8 @@ class Core:
 
     def run(self, others: set[str]) -> Iterator[Entry]:
         """Entries in the order of the recording: the frames, and messages of `others` as they are."""
-        cameras, waiting = (
-            self._cameras,
-            deque(),
-        )  # waiting: entries up to the first frame that can be given away
+        cameras = self._cameras
+        waiting: deque[Entry] = deque()  # from the first frame that is undecided on
         undecided: deque[tuple[Entry, Message]] = deque()
         used = {cameras.rgb, cameras.thermal, cameras.depth, cameras.rgb_info, cameras.thermal_info} - {None}
         last_ns = 0
@@ -297,10 +293,8 @@ class Core:
                 prepared = Prepared(replace(pair, reason=str(error)))
             mode = prepared.pair.mode if prepared.registered else Mode.PASSTHROUGH
             if self._p.registration_mode == "depth" and pair.thermal and not pair.depth:
-                words = "no depth image within registration.depth_tolerance_s: thermal lies on the plane"
-                prepared = replace(
-                    prepared, pair=replace(prepared.pair, reason=prepared.pair.reason or words)
-                )
+                reason = prepared.pair.reason or NO_DEPTH
+                prepared = replace(prepared, pair=replace(prepared.pair, reason=reason))
             self._count(mode, prepared.pair.reason)
             status = self._status(self._blank_status())
             info = self._infos.get("rgb")
@@ -328,13 +322,13 @@ class Core:
         if info is not None:
             made.insert(0, ("camera_info", replace(info, header=source.header)))
         if self._p.debug_images and fused.thermal is not None:
-            made.append(("thermal", self._image(source.header, fused.thermal, "mono8")))
+            made.append(("thermal", image_message(self.types, source.header, fused.thermal, "mono8")))
             picture = overlay(pair.rgb, fused.thermal)
-            made.append(("overlay", self._image(source.header, picture, pair.rgb.encoding)))
+            made.append(("overlay", image_message(self.types, source.header, picture, pair.rgb.encoding)))
         if fused.pixels is pair.rgb.pixels and getattr(source, "encoding", None) == pair.rgb.encoding:
             return [(self.outputs["image"].name, message.data), *self._serialised(made)]
         return self._serialised(
-            [("image", self._image(source.header, fused.pixels, pair.rgb.encoding)), *made]
+            [("image", image_message(self.types, source.header, fused.pixels, pair.rgb.encoding)), *made]
         )
 
     def _serialised(self, made: list[tuple[str, object]]) -> list[tuple[str, bytes]]:
@@ -343,14 +337,8 @@ class Core:
             for name, msg in made
         ]
 
-    def _image(self, header, pixels: np.ndarray, encoding: str):
-        pixels = np.ascontiguousarray(pixels)
-        height, width = pixels.shape[:2]
-        step, data = pixels.strides[0], pixels.reshape(-1).view(np.uint8)
-        return self.types.types[IMAGE](header, height, width, encoding, 0, step, data)
-
     def _count(self, mode: int, reason: str) -> None:
-        self.modes["REFUSED" if mode == REFUSED else Mode(mode).name] += 1
+        self.modes[MODES[mode]] += 1
         if reason:
             self.reasons[reason] += 1
 

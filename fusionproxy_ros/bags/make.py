@@ -10,8 +10,8 @@ from tqdm import tqdm
 from fusionproxy_ros.bags import BagError
 from fusionproxy_ros.bags.recording import Topic, typestore
 from fusionproxy_ros.bags.topics import CAMERA_INFO, IMAGE
-from fusionproxy_ros.bags.transforms import TOPIC as TF_STATIC
-from fusionproxy_ros.bags.writing import TRANSIENT, BagWriter
+from fusionproxy_ros.bags.transforms import TF_STATIC
+from fusionproxy_ros.bags.writing import TRANSIENT, BagWriter, image_message
 from fusionproxy_ros.folders import images_in, read_rgb, read_thermal
 from fusionproxy_ros.frames import NS_PER_S, Calibration, Camera
 from fusionproxy_ros.messages import THERMAL_ENCODINGS
@@ -82,11 +82,8 @@ def write_pairs(
                 if calibration:
                     info = _camera_info(message, header, getattr(calibration, camera))
                     write(f"/{camera}/camera_info", stamp_ns, info)
-                pixels = np.ascontiguousarray(pixels)
                 encoding = "bgr8" if pixels.ndim == 3 else THERMAL_ENCODINGS[pixels.dtype]
-                data = pixels.reshape(-1).view(np.uint8)
-                image = message[IMAGE](header, *pixels.shape[:2], encoding, 0, pixels.strides[0], data)
-                write(f"/{camera}/image_raw", stamp_ns, image)
+                write(f"/{camera}/image_raw", stamp_ns, image_message(types, header, pixels, encoding))
             writer.may_part()
             count += 1
         if not count:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusionproxy_ros.bags import BagError, verdict
-from fusionproxy_ros.bags.page import MODES, duration, seconds
+from fusionproxy_ros.bags.page import duration, seconds
 from fusionproxy_ros.bags.recording import Message, Recording
 from fusionproxy_ros.bags.statuses import STAGES, Statuses
-from fusionproxy_ros.bags.topics import COMPRESSED, DEBUG, IMAGE, THERMAL_NAMES
+from fusionproxy_ros.bags.topics import COMPRESSED, DEBUG, IMAGE, sounds_thermal
 from fusionproxy_ros.distill.data import spread
-from fusionproxy_ros.frames import NS_PER_S, Frame, Mode
+from fusionproxy_ros.frames import MODES, NS_PER_S, Frame, Mode
 from fusionproxy_ros.messages import MessageError, read_rgb, read_thermal
 
 REGISTERED = DEBUG[0]
@@ -193,14 +193,11 @@ def find_roles(recording: Recording, status_topic: str, statuses: Statuses) -> R
             if name not in grey and of_rgb[name] + of_thermal[name]:
                 grey[name] = _is_grey(recording, message)
 
-    def is_thermal(name: str) -> bool:
-        return any(part in name.lower() for part in THERMAL_NAMES)
-
     candidates = [name for name in grey if grey[name] and of_thermal[name]]
-    thermal = min(candidates, key=lambda n: (-of_thermal[n], not is_thermal(n), n), default=None)
+    thermal = min(candidates, key=lambda n: (-of_thermal[n], not sounds_thermal(n), n), default=None)
     # A monochrome camera may stand in the place of the RGB one.
     candidates = [name for name in grey if grey[name] is not None and of_rgb[name] and name != thermal]
-    rgb = min(candidates, key=lambda n: (grey[n], is_thermal(n), -of_rgb[n], n), default=None)
+    rgb = min(candidates, key=lambda n: (grey[n], sounds_thermal(n), -of_rgb[n], n), default=None)
     registered = min((name for name in images if name.endswith(REGISTERED)), default=None)
     return Roles(outputs[0] if outputs else None, rgb, thermal, registered)
 

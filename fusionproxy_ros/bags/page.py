@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fusionproxy_ros.bags.style import STYLE
+from fusionproxy_ros.frames import MODES
 
-MODES = ("FUSED", "HELD", "PASSTHROUGH", "REFUSED", "DROPPED")  # by their value in FusionStatus.msg
 COLUMNS = 1000  # of a plot; a longer recording is drawn as the extremes within each
 TALLEST = (55, 70, 85, 100, 100)  # of 100: the worse a mode, the taller, for those who do not see colours
 NARROWEST = 3  # columns of a mode in the strip, to be seen on a phone

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -17,14 +18,9 @@ from rosbags.interfaces import MessageDefinitionFormat, Qos
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
-from fusionproxy_ros.bags import BagError
+from fusionproxy_ros.bags import BagError, zstd
 from fusionproxy_ros.bags.salvage import Damage, McapSalvage, SqliteSalvage, missing_bytes, salvage
 from fusionproxy_ros.frames import shown
-
-try:
-    from compression import zstd
-except ImportError:  # before Python 3.14; rosbags needs it too
-    from backports import zstd
 
 STATUS = "fusionproxy_ros/msg/FusionStatus"
 STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}
@@ -88,7 +84,11 @@ class Recording:
         spans = [(r.start_time, r.end_time - 1) for r in self._readers if r.end_time]
         self.start_ns = min((start for start, _ in spans), default=0)
         self.end_ns = max((end for _, end in spans), default=0)
-        self.types = typestore(self.topics.values())
+
+    @cached_property
+    def types(self):
+        """What its messages are decoded by; a tenth of a second, which replaying them does not need."""
+        return typestore(self.topics.values())
 
     def __enter__(self) -> "Recording":
         return self

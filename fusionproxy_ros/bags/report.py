@@ -15,15 +15,16 @@ import numpy as np
 from fusionproxy_ros import folders
 from fusionproxy_ros.bags import BagError, page, verdict
 from fusionproxy_ros.bags.moments import REGISTERED, Roles, find_roles, images_at, worst_moments
-from fusionproxy_ros.bags.page import MODES, Section, Shot
+from fusionproxy_ros.bags.page import Section, Shot
 from fusionproxy_ros.bags.recording import STORAGES, Recording
 from fusionproxy_ros.bags.statuses import Statuses, read_statuses, status_topics
 from fusionproxy_ros.distill.baselines import average, maximum
 from fusionproxy_ros.distill.data import spread
 from fusionproxy_ros.distill.metrics import RANKED, qabf
 from fusionproxy_ros.distill.tables import Means, mean_scores, scores
-from fusionproxy_ros.frames import NS_PER_S, Frame, FusionError, Mode
+from fusionproxy_ros.frames import MODES, NS_PER_S, Frame, FusionError, Mode
 from fusionproxy_ros.fuser import luma_of
+from fusionproxy_ros.messages import bgr_of
 from fusionproxy_ros.normalisation import SMALLEST_SPAN, NormalisationConfig, Normaliser, to_uint8
 
 SHOTS = 12  # in the contact sheet, and frames that are measured
@@ -218,17 +219,12 @@ def _pictures(frames: dict[str, Frame], statuses: Statuses, index: int) -> dict[
     """Thumbnails of one moment, for the page."""
     kind = "registered" if "registered" in frames else "thermal"
     thermal = _grey(frames[kind], statuses, index) if kind in frames else None
+    fused, rgb = (bgr_of(frames[one]) if one in frames else None for one in ("fused", "rgb"))
     return {
-        "fused": _thumbnail(_bgr(frames.get("fused")), *FUSED_PX),
-        "RGB": _thumbnail(_bgr(frames.get("rgb")), *SOURCE_PX),
+        "fused": _thumbnail(fused, *FUSED_PX),
+        "RGB": _thumbnail(rgb, *SOURCE_PX),
         "thermal on the RGB grid" if kind == "registered" else kind: _thumbnail(thermal, *SOURCE_PX),
     }
-
-
-def _bgr(frame: Frame | None) -> np.ndarray | None:
-    if frame is None or frame.encoding == "bgr8":
-        return frame and frame.pixels
-    return cv2.cvtColor(frame.pixels, cv2.COLOR_RGB2BGR)
 
 
 def _grey(frame: Frame, statuses: Statuses, index: int) -> np.ndarray:

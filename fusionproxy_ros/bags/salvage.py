@@ -18,17 +18,13 @@ from mcap.opcode import Opcode
 from mcap.records import Channel, Schema
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition, MessageDefinitionFormat
 
-try:
-    from compression import zstd
-except ImportError:  # before Python 3.14
-    from backports import zstd
+from fusionproxy_ros.bags import zstd
 
 MAGIC = b"\x89MCAP0\r\n"
 RECORD = struct.Struct("<BQ")  # opcode, length
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time; then the data
-CHUNK = struct.Struct(
-    "<QQQI"
-)  # first and last log time, length and CRC when unpacked; then the name of the compression
+# First and last log time, length and CRC when unpacked; then the name of the compression.
+CHUNK = struct.Struct("<QQQI")
 # Where the framing is lost: a chunk's opcode, a length below 2^40, and what follows its 28 fixed bytes.
 CHUNK_AHEAD = re.compile(rb"\x06.{5}\x00{3}.{28}(?:\x00{4}|\x03\x00{3}lz4|\x04\x00{3}zstd)", re.DOTALL)
 DECOMPRESSORS = {b"lz4": lz4.frame.LZ4FrameDecompressor, b"zstd": zstd.ZstdDecompressor}
@@ -68,10 +64,11 @@ class McapSalvage:
         self._places: list[tuple[int, int]] = []  # offset and length of what holds messages
         counts, stamps = Counter(), []
         for place in self._sound_places():
-            found = [stamp for channel, stamp, _ in self._messages_at(*place) if not counts.update([channel])]
+            found = [(channel, log_ns) for channel, log_ns, _ in self._messages_at(*place)]
             if found:
                 self._places.append(place)
-                stamps += min(found), max(found)
+                counts.update(channel for channel, _ in found)
+                stamps += (log_ns for _, log_ns in found)
         if stamps:
             self.start_time, self.end_time = min(stamps), max(stamps) + 1
         self.connections = [c._replace(msgcount=counts[c.id]) for c in self._channels.values()]

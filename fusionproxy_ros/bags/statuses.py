@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusionproxy_ros.bags import BagError
-from fusionproxy_ros.bags.page import MODES, clipped
+from fusionproxy_ros.bags.page import clipped
 from fusionproxy_ros.bags.recording import STATUS, Recording
-from fusionproxy_ros.frames import NS_PER_S, Mode
+from fusionproxy_ros.frames import MODES, NS_PER_S, Mode
+from fusionproxy_ros.messages import stamp_to_ns
 
 DISTINCT_REASONS = 200  # further ones are counted as one
 LARGEST = 1e12  # a larger value, of whatever, is taken as not known
@@ -106,7 +107,7 @@ def read_statuses(recording: Recording, topic: str) -> Statuses:
     for message in recording.messages([topic]):
         try:
             status = recording.decode(message)
-            stamps = [s.sec * NS_PER_S + s.nanosec for s in (status.header.stamp, status.thermal_stamp)]
+            stamps = [stamp_to_ns(s) for s in (status.header.stamp, status.thermal_stamp)]
             handled = sum(getattr(status, name) for name in COUNTERS) % 2**62
             MODES[status.mode]  # is there such a mode?
             row = [getattr(status, name) for name in VALUES]

@@ -74,9 +74,14 @@ def _info(recording: Recording, image: str) -> str | None:
     return name if name in recording.topics and recording.topics[name].type == CAMERA_INFO else None
 
 
+def sounds_thermal(name: str) -> bool:
+    """Whether a topic is named as thermal cameras' are."""
+    return any(part in name.lower() for part in THERMAL_NAMES)
+
+
 def _is_thermal(recording: Recording, name: str) -> bool:
     """By name, or by an encoding that only thermal cameras use."""
-    if any(part in name.lower() for part in THERMAL_NAMES):
+    if sounds_thermal(name):
         return True
     return first(recording, name, lambda msg: getattr(msg, "encoding", "") in THERMAL_ENCODINGS) or False
 

@@ -5,7 +5,7 @@ import numpy as np
 from fusionproxy_ros.calibration import rotation_matrix
 from fusionproxy_ros.frames import RegistrationError
 
-TOPIC = "/tf_static"
+TF_STATIC = "/tf_static"
 
 
 class StaticTransforms:
@@ -30,7 +30,7 @@ class StaticTransforms:
         rgb, thermal = (self._to_root(frame.lstrip("/")) for frame in (rgb_frame, thermal_frame))
         if rgb_frame == thermal_frame or rgb[0] != thermal[0]:
             raise RegistrationError(
-                f"the recording's {TOPIC} does not connect '{rgb_frame}' with '{thermal_frame}': record it, or set "
+                f"the recording's {TF_STATIC} does not connect '{rgb_frame}' with '{thermal_frame}': record it, or set "
                 "registration.extrinsics_source to parameters"
             )
         motion = np.linalg.inv(thermal[1]) @ rgb[1]
@@ -43,6 +43,6 @@ class StaticTransforms:
             frame, step = self._parents[frame]
             pose = step @ pose
             if frame in seen:
-                raise RegistrationError(f"the recording's {TOPIC} goes round in a circle at '{frame}'")
+                raise RegistrationError(f"the recording's {TF_STATIC} goes round in a circle at '{frame}'")
             seen.add(frame)
         return frame, pose

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fusionproxy_ros.bags.page import MODES, Fact, Reason, duration
+from fusionproxy_ros.bags.page import Fact, Reason, duration
 from fusionproxy_ros.bags.statuses import Statuses
-from fusionproxy_ros.frames import NS_PER_S
+from fusionproxy_ros.frames import MODES, NS_PER_S
 
 WORTH_S = 0.005  # of constant skew, to be mentioned
 OUT_OF_ORDER = 10  # counters that fall by less are of statuses that were recorded in another order

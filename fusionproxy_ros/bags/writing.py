@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from ruamel.yaml import YAML
 
 from fusionproxy_ros.bags import BagError
 from fusionproxy_ros.bags.recording import Topic
+from fusionproxy_ros.bags.topics import IMAGE
 
 PART_BYTES = 512 << 20  # of messages; what a kill costs at most
 VERSION = 8  # of rosbag2's metadata; read from Iron on
@@ -31,6 +33,13 @@ RELIABLE = Qos(
     False,
 )
 TRANSIENT = RELIABLE._replace(durability=QosDurability.TRANSIENT_LOCAL)  # of /tf_static
+
+
+def image_message(types, header, pixels: np.ndarray, encoding: str):
+    """sensor_msgs/Image of (H, W) or (H, W, C) pixels, as a message of rosbags' typestore `types`."""
+    pixels = np.ascontiguousarray(pixels)
+    data = pixels.reshape(-1).view(np.uint8)
+    return types.types[IMAGE](header, *pixels.shape[:2], encoding, 0, pixels.strides[0], data)
 
 
 class BagWriter:

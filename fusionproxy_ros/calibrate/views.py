@@ -12,7 +12,7 @@ from tqdm import tqdm
 from fusionproxy_ros import messages
 from fusionproxy_ros.calibrate.board import Board, BoardError, View, find_board
 from fusionproxy_ros.folders import images_in, suffixes
-from fusionproxy_ros.frames import NS_PER_S, Frame, Mode, Pair
+from fusionproxy_ros.frames import NS_PER_S, Mode, Pair
 from fusionproxy_ros.sync import NearestSync, SyncConfig
 
 MAX_VIEWS = 40  # more add time and no certainty
@@ -264,11 +264,7 @@ def _bag_exposures(bag: Path, rgb_topic: str | None, thermal_topic: str | None) 
 def _exposure(pair: Pair) -> Exposure:
     problem = "" if pair.mode is Mode.FUSED else f"no thermal frame near it ({pair.reason})"
     thermal = pair.thermal.pixels if pair.mode is Mode.FUSED else None
-    return Exposure(_stamp(pair.rgb.stamp_ns), _bgr(pair.rgb), thermal, pair.rgb.stamp_ns, problem)
-
-
-def _bgr(frame: Frame) -> np.ndarray:
-    return frame.pixels if frame.encoding == "bgr8" else cv2.cvtColor(frame.pixels, cv2.COLOR_RGB2BGR)
+    return Exposure(_stamp(pair.rgb.stamp_ns), messages.bgr_of(pair.rgb), thermal, pair.rgb.stamp_ns, problem)
 
 
 def _stamp(stamp_ns: int) -> str:

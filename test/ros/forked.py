@@ -4,17 +4,17 @@ Half of a test's time would go into these imports. What starts as `ros2 run` sta
 test_restart.py, test_demo.py and test_faults.py.
 """
 
-import json
 import multiprocessing
 import os
 import subprocess
 import sys
 from multiprocessing.connection import Connection
 
+from fusionproxy_ros.demo import node_arguments
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as scripts/fusion_node does, before torch loads OpenMP
-SERVER = multiprocessing.get_context(
-    "forkserver"
-)  # only imports: it has neither threads nor locks of the middleware
+# It only imports: it has neither threads nor locks of the middleware.
+SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["pytest", "fusionproxy_ros.node"])
 
 
@@ -37,11 +37,7 @@ class ForkedNode:
     """What the tests use of subprocess.Popen."""
 
     def __init__(self, parameters, remappings=None, params_file=None):
-        arguments = ["--ros-args", *(["--params-file", str(params_file)] if params_file else [])]
-        for name, value in parameters.items():
-            arguments += ["-p", f"{name}:={json.dumps(value)}"]
-        for old, new in (remappings or {}).items():
-            arguments += ["-r", f"{old}:={new}"]
+        arguments = node_arguments(parameters, remappings, params_file)
         outputs = [
             Connection(os.dup(number), readable=False) for number in (1, 2)
         ]  # as a Popen would inherit
