@@ -177,7 +177,7 @@ def fuse_bags(args) -> int:
 
     settings = None
     if args.params_file:
-        settings = load_parameters(args.params_file)
+        settings = load_parameters(args.params_file, args.camera)
     elif args.calibration:
         settings = Parameters(registration_mode="extrinsic", calibration_file=str(args.calibration))
     if same := [name for name, count in Counter(bag.stem for bag in args.bags).items() if count > 1]:
@@ -336,6 +336,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the node's parameters; else its defaults, and camera_info and tf_static of the bag where it has them",
     )
     settings.add_argument("--calibration", type=Path, help="YAML with both cameras and extrinsics")
+    one.add_argument("--camera", metavar="NAME", help="of the cameras in --params-file, where it has several")
     one.add_argument("--rgb-topic", help="found by type and name when not given")
     one.add_argument("--thermal-topic", help="found by type and name when not given")
     one.add_argument("--copy", action="store_true", help="copy all other topics too, byte by byte")

@@ -1,12 +1,10 @@
 """The node's parameters as ROS knows them: declared with description and range, read, and changed while it runs."""
 
-import dataclasses
-
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.parameter import Parameter
 
-from fusionproxy_ros.parameters import FIELDS, ROS_OWN, ParameterError, Parameters, checked, plain, unknown
+from fusionproxy_ros.parameters import FIELDS, ROS_OWN, ParameterError, Settings, known_names, plain, unknown
 
 
 def describe(name: str) -> ParameterDescriptor:
@@ -30,42 +28,56 @@ def declare(node) -> dict[str, str]:
     """Declare every parameter on `node`; name -> what is wrong with the value that the node was started with.
 
     node: made with automatically_declare_parameters_from_overrides, the public way to learn every name it was given.
-    A wrong one stands at its default; configure refuses while any is left, set_parameters takes a known one away.
+    Of one camera pair's own parameters (front.deadline_s), those that were given are declared. A wrong one stands at
+    its default; configure refuses while any is left, set_parameters takes a known one away.
     """
     wrong = {}
-    for name in set(node.get_parameters_by_prefix("")) - ROS_OWN:
+    given = set(node.get_parameters_by_prefix("")) - ROS_OWN
+    cameras = node.get_parameter("cameras").value if "cameras" in given else ()
+    cameras = cameras if isinstance(cameras, list) and all(isinstance(name, str) for name in cameras) else ()
+    known = known_names(cameras)
+    for name in given:
         node.undeclare_parameter(
             name
         )  # declared below, or by its publisher (qos_overrides), with description and range
-        if name not in FIELDS and not name.startswith("qos_overrides."):
-            wrong[name] = unknown(name)
-    for name, f in FIELDS.items():
-        default = list(f.default) if isinstance(f.default, tuple) else f.default
+        if name not in known and not name.startswith("qos_overrides."):
+            wrong[name] = unknown(name, cameras)
+    for name in known:
+        if name not in FIELDS and name not in given:
+            continue
+        default = FIELDS[known[name]].default
+        default = list(default) if isinstance(default, tuple) else default
         try:
-            node.declare_parameter(name, default, describe(name))
+            node.declare_parameter(name, default, describe(known[name]))
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            node.declare_parameter(name, default, describe(name), ignore_override=True)
+            node.declare_parameter(name, default, describe(known[name]), ignore_override=True)
             hint = f"; write {float(default)}, not {round(default)}" if isinstance(default, float) else ""
             wrong[name] = f"parameter {name}: {error}{hint}"
     return wrong
 
 
-def read(node) -> Parameters:
+def read(node) -> Settings:
     """The node's present parameters. Raises ParameterError."""
-    values = {name: node.get_parameter(name).value for name in FIELDS}
-    return checked(Parameters(**{FIELDS[name].name: plain(value) for name, value in values.items()}))
+    known = known_names(node.get_parameter("cameras").value)
+    present = node.get_parameters_by_prefix("")
+    settings = Settings({name: plain(present[name].value) for name in known if name in present})
+    for camera in settings.cameras or ("",):
+        settings.of(camera)
+    return settings
 
 
-def changed(parameters: Parameters, updates: list[Parameter], only_live: bool = False) -> Parameters:
-    """`parameters` with `updates` applied. Raises ParameterError; other nodes' parameters are ignored.
+def changed(settings: Settings, updates: list[Parameter], only_live: bool = False) -> Settings:
+    """`settings` with `updates` applied. Raises ParameterError; other nodes' parameters are ignored.
 
     only_live: refuse a change that a configured node would not follow.
     """
-    known = {FIELDS[p.name].name: plain(p.value) for p in updates if p.name in FIELDS}
-    new = checked(dataclasses.replace(parameters, **known))
-    for name, f in FIELDS.items():
-        if only_live and not f.metadata["live"] and getattr(new, f.name) != getattr(parameters, f.name):
-            raise ParameterError(
-                f"parameter {name} is read at configure: deactivate and clean up the node, then set it"
-            )
+    known = known_names(settings.cameras)
+    new = Settings({**settings.values, **{p.name: plain(p.value) for p in updates if p.name in known}})
+    for camera in settings.cameras:
+        after = new.of(camera)
+        for name, f in FIELDS.items() if only_live else ():
+            if not f.metadata["live"] and getattr(after, f.name) != getattr(settings.of(camera), f.name):
+                raise ParameterError(
+                    f"parameter {name} is read at configure: deactivate and clean up the node, then set it"
+                )
     return new

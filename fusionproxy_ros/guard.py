@@ -15,28 +15,30 @@ CALM_S = 60.0  # without a failure: the delay is short again
 
 
 class Guard:
-    """Owns the fuser. A fuser that raised (out of memory, a CUDA error) is dropped and built anew, with back-off.
+    """Owns the fusers, one for each camera pair. When one raises (out of memory, a CUDA error), all are dropped, since
+    they share student and device, and built anew, with back-off.
 
-    build(device): makes a fuser, warmed up; may raise. The first one is built here, and its errors are raised.
+    build(device): makes a fuser, warmed up, by the name of each pair; may raise. The first time is here, and its errors
+        are raised.
     device: to build on; "cpu" is tried when that fails later, since a broken CUDA context never recovers.
     log: told of every failure, with its traceback.
     """
 
-    def __init__(self, build: Callable[[str], Fuser], device: str, log: Callable[[str], None]):
+    def __init__(self, build: Callable[[str], dict[str, Fuser]], device: str, log: Callable[[str], None]):
         self._build, self._device, self._log = build, device, log
-        self._fuser: Fuser | None = build(device)
+        self._fusers = build(device)  # none while they are built anew
         self._delay_s, self._failed_s = FIRST_DELAY_S, -math.inf
         self._closed = False
-        self.error = ""  # of the last failure, until a fuser works again
+        self.error = ""  # of the last failure, until fusers work again
 
     def close(self) -> None:
-        """Forget the fuser, and its memory; a rebuild that waits does nothing any more."""
-        self._closed, self._fuser = True, None
+        """Forget the fusers, and their memory; a rebuild that waits does nothing any more."""
+        self._closed, self._fusers = True, {}
         free_gpu_memory()
 
-    def fuse(self, pair: Pair, view: View | None) -> Fused:
-        """The answer to one pair; never raises. view: of the rig, None without thermal."""
-        fuser, rgb = self._fuser, pair.rgb.pixels
+    def fuse(self, name: str, pair: Pair, view: View | None) -> Fused:
+        """The answer to one pair of the cameras `name`; never raises. view: of the rig, None without thermal."""
+        fuser, rgb = self._fusers.get(name), pair.rgb.pixels
         if pair.thermal is None:
             return Fused(rgb, Mode.PASSTHROUGH, pair.reason)
         if view.registration is None:
@@ -58,7 +60,7 @@ class Guard:
         self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
         if now_s - self._failed_s > CALM_S:
             self._delay_s = FIRST_DELAY_S
-        self._failed_s, self._fuser = now_s, None
+        self._failed_s, self._fusers = now_s, {}
         free_gpu_memory()
         run_in_background(self._rebuild)
 
@@ -67,12 +69,12 @@ class Guard:
             time.sleep(self._delay_s)
             for device in (self._device, "cpu"):
                 try:
-                    fuser = self._build(device)
+                    fusers = self._build(device)
                 except Exception as error:
                     self.error = f"{type(error).__name__}: {error}"
                     self._log(traceback.format_exc())
                     continue
                 if not self._closed:
-                    self._fuser, self.error = fuser, ""
+                    self._fusers, self.error = fusers, ""
                 return
             self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)

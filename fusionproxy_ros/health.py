@@ -122,9 +122,10 @@ class InputHealth:
 
 
 class Health:
-    """Counters since configure, and what the last second's outputs were."""
+    """Counters since configure, and what the last second's outputs were. name: of the cameras, in diagnostics."""
 
-    def __init__(self, rgb_topic: str, thermal_topic: str, depth_topic: str = ""):
+    def __init__(self, rgb_topic: str, thermal_topic: str, depth_topic: str = "", name: str = "fusion"):
+        self._name = name
         self.rgb, self.thermal = InputHealth(rgb_topic), InputHealth(thermal_topic)
         self.depth = InputHealth(depth_topic) if depth_topic else None
         self._inputs = [one for one in (self.rgb, self.thermal, self.depth) if one]
@@ -201,7 +202,7 @@ class Health:
         """
         if idle:
             message = "idle: nobody subscribes to fused/image or fused/status"
-            return [_status(DiagnosticStatus.OK, "fusion", message, {})]
+            return [_status(DiagnosticStatus.OK, self._name, message, {})]
         now_ns = time.monotonic_ns()
         inputs = [one.diagnose(publishers[one.topic], now_ns, profile) for one in self._inputs]
         recent, self._recent = self._recent, []
@@ -227,7 +228,7 @@ class Health:
         if latencies_ms:
             p50, p99 = np.percentile(latencies_ms, (50, 99))
             values |= {"latency_p50_ms": f"{p50:.1f}", "latency_p99_ms": f"{p99:.1f}"}
-        return [_status(level, "fusion", message, values), *inputs]
+        return [_status(level, self._name, message, values), *inputs]
 
     def _warnings(self, modes: Counter, reasons: Counter, settings: Parameters) -> Iterator[str]:
         if reasons:

@@ -5,6 +5,8 @@ config/fusion.yaml is the manual for users; a test holds it and this table toget
 
 import dataclasses
 import difflib
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -37,6 +39,11 @@ class Parameters:
 
     autostart: bool = _parameter(
         "autostart", True, "Configure and activate by itself; false under a lifecycle manager."
+    )
+    cameras: tuple = _parameter(
+        "cameras",
+        ("",),
+        "Names of camera pairs served by this node, each the first part of its topics; one nameless pair by default.",
     )
     reliability: str = _parameter(
         "reliability",
@@ -249,6 +256,9 @@ class Parameters:
         )
 
 
+# One student serves all cameras; every other parameter may be given for one of them, as in front.deadline_s.
+OF_THE_NODE = ("autostart", "cameras", "student.path", "student.device", "student.threads")
+CAMERA_NAME = r"[A-Za-z][A-Za-z0-9_]*"
 ROS_OWN = {"use_sim_time", "start_type_description_service"}
 FIELDS = {f.metadata["name"]: f for f in dataclasses.fields(Parameters)}
 
@@ -258,9 +268,16 @@ def plain(value):
     return value if isinstance(value, (bool, int, float, str)) else tuple(value)
 
 
-def unknown(name: str) -> str:
+def known_names(cameras: Iterable[str]) -> dict[str, str]:
+    """Name -> the one in FIELDS that it stands for: itself, or without the name of a camera pair."""
+    own = {f"{camera}.{name}": name for camera in cameras if camera for name in FIELDS}
+    own = {full: name for full, name in own.items() if name not in OF_THE_NODE}
+    return own | {name: name for name in FIELDS}
+
+
+def unknown(name: str, cameras: Iterable[str]) -> str:
     """What to say of a parameter that does not exist."""
-    near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.0)[0]
+    near = difflib.get_close_matches(name, known_names(cameras), n=1, cutoff=0.0)[0]
     return f"parameter {name} is unknown: did you mean {near}? Correct it and start again"
 
 
@@ -270,8 +287,16 @@ def checked(parameters: Parameters) -> Parameters:
         value, choices = getattr(parameters, f.name), f.metadata["choices"]
         if choices and value not in choices:
             raise ParameterError(f"parameter {name} is '{value}': choose one of {', '.join(choices)}")
-        if isinstance(f.default, tuple) and len(value) != len(f.default):
+        if isinstance(f.default, tuple) and name != "cameras" and len(value) != len(f.default):
             raise ParameterError(f"parameter {name} has {len(value)} numbers: it needs {len(f.default)}")
+    names = parameters.cameras
+    groups = {name.split(".")[0] for name in FIELDS} | {"qos_overrides"}
+    fit = all(re.fullmatch(CAMERA_NAME, name) and name not in groups for name in names) or names == ("",)
+    if not fit or not names or len(set(names)) < len(names):
+        raise ParameterError(
+            f"parameter cameras is {shown(str(list(names)))}: give each pair another name of letters, digits and _ "
+            'that no parameter begins with, such as [front, rear], or [""] for one pair'
+        )
     try:
         parameters.normalisation_config()
     except NormalisationError as error:
@@ -279,8 +304,30 @@ def checked(parameters: Parameters) -> Parameters:
     return parameters
 
 
-def load_parameters(path: Path) -> Parameters:
-    """What the node would be configured with by `--params-file path`. Raises ParameterError."""
+@dataclass(frozen=True)
+class Settings:
+    """Values by parameter name; `front.deadline_s` is that of the camera pair "front", before `deadline_s`."""
+
+    values: Mapping[str, object]
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the camera pairs."""
+        return self.values.get("cameras", Parameters.cameras)
+
+    def of(self, camera: str) -> Parameters:
+        """What holds for one camera pair. Raises ParameterError."""
+        own = {name: self.values.get(f"{camera}.{name}", self.values.get(name)) for name in FIELDS}
+        return checked(
+            Parameters(**{FIELDS[name].name: value for name, value in own.items() if value is not None})
+        )
+
+
+def load_parameters(path: Path, camera: str | None = None) -> Parameters:
+    """What the node would be configured with by `--params-file path`, for one of its camera pairs.
+
+    camera: may be left out where the file names no more than one. Raises ParameterError.
+    """
     try:
         tree = yaml.safe_load(path.read_text())
         sections = [
@@ -295,14 +342,18 @@ def load_parameters(path: Path) -> Parameters:
         ) from error
     if not sections:
         raise ParameterError(f"{path} has no parameters for the node {NODE}: begin it with /**: or fusion:")
+    cameras = _typed("cameras", "cameras", given.get("cameras", [""]))
+    known = known_names(cameras)
     for name in sorted(given.keys() - ROS_OWN):
-        if name not in FIELDS and not name.startswith("qos_overrides."):
-            raise ParameterError(unknown(name))
-    return checked(
-        dataclasses.replace(
-            Parameters(), **{f.name: _typed(name, given[name]) for name, f in FIELDS.items() if name in given}
-        )
-    )
+        if name not in known and not name.startswith("qos_overrides."):
+            raise ParameterError(unknown(name, cameras))
+    settings = Settings({name: _typed(name, known[name], given[name]) for name in known if name in given})
+    every = {name: settings.of(name) for name in cameras or ("",)}
+    if camera is None and len(every) == 1:
+        (camera,) = every
+    if camera not in every:
+        raise ParameterError(f"{path} is for the cameras {', '.join(cameras)}: say which with --camera")
+    return every[camera]
 
 
 def _flat(tree: dict, prefix: str = ""):
@@ -313,14 +364,13 @@ def _flat(tree: dict, prefix: str = ""):
             yield f"{prefix}{key}", value
 
 
-def _typed(name: str, value):
+def _typed(name: str, field_name: str, value):
     """A value of a file, of the type and in the range that the node would ask for."""
-    default, limits = FIELDS[name].default, FIELDS[name].metadata["range"]
+    default, limits = FIELDS[field_name].default, FIELDS[field_name].metadata["range"]
     if isinstance(default, tuple):
-        if not isinstance(value, list) or not all(type(v) is float for v in value):
-            raise ParameterError(
-                f"parameter {name} is {shown(str(value))}: write a list of numbers such as 1.0"
-            )
+        if not isinstance(value, list) or not all(type(v) is type(default[0]) for v in value):
+            wanted = "names such as front" if default[0] == "" else "numbers such as 1.0"
+            raise ParameterError(f"parameter {name} is {shown(str(value))}: write a list of {wanted}")
         return tuple(value)
     if type(value) is not type(default):
         hint = f"; write {float(default)}, not {round(default)}" if isinstance(default, float) else ""

@@ -50,7 +50,7 @@ class Failing:
                 raise self.error
 
             fuser._run_student = fail
-        return fuser
+        return {"": fuser}
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def hasty(monkeypatch):
 def until_fused(guarded):
     reasons = []
     end_s = time.monotonic() + 10
-    while (fused := guarded.fuse(pair(), VIEW)).mode is not Mode.FUSED:
+    while (fused := guarded.fuse("", pair(), VIEW)).mode is not Mode.FUSED:
         reasons.append(fused.reason)
         assert fused.mode is Mode.PASSTHROUGH and time.monotonic() < end_s
         time.sleep(0.005)
@@ -104,24 +104,35 @@ def test_the_first_failure_to_build_is_raised():
 def test_nothing_is_built_after_close(hasty):
     build = Failing(MemoryError(), count=1)
     guarded = Guard(build, "cpu", lambda _: None)
-    guarded.fuse(pair(), VIEW)
+    guarded.fuse("", pair(), VIEW)
     guarded.close()
     time.sleep(0.2)
-    assert len(build.devices) <= 2 and guarded._fuser is None
-    assert guarded.fuse(pair(), VIEW).mode is Mode.PASSTHROUGH
+    assert len(build.devices) <= 2 and not guarded._fusers
+    assert guarded.fuse("", pair(), VIEW).mode is Mode.PASSTHROUGH
 
 
 def test_without_thermal_or_registration_the_fuser_is_not_asked():
     guarded = Guard(Failing(MemoryError(), count=1), "cpu", lambda _: None)
     without = Pair(pair().rgb, None, Mode.PASSTHROUGH, "no thermal frame received")
-    assert guarded.fuse(without, None).reason == "no thermal frame received"
+    assert guarded.fuse("", without, None).reason == "no thermal frame received"
     waiting = View(None, "waiting for rgb/camera_info")
-    assert guarded.fuse(pair(), waiting).reason == "waiting for rgb/camera_info"
+    assert guarded.fuse("", pair(), waiting).reason == "waiting for rgb/camera_info"
     assert not guarded.error
 
 
 def test_images_that_do_not_fit_are_the_frames_fault_and_not_the_fusers():
     guarded = Guard(Failing(MemoryError(), count=0), "cpu", lambda _: None)
     colour = Pair(pair().rgb, Frame(1, "", np.zeros((4, 4, 3), np.uint8), ""), Mode.FUSED)
-    assert "publish one channel" in guarded.fuse(colour, VIEW).reason
-    assert guarded.fuse(pair(), VIEW).mode is Mode.FUSED and threading.active_count() < 50
+    assert "publish one channel" in guarded.fuse("", colour, VIEW).reason
+    assert guarded.fuse("", pair(), VIEW).mode is Mode.FUSED and threading.active_count() < 50
+
+
+def test_what_fails_for_one_camera_is_built_again_for_all_since_they_share_it(hasty):
+    build = Failing(MemoryError("no memory"), count=1)
+    healthy = Failing(None, count=0)
+    guarded = Guard(lambda device: build(device) | {"rear": healthy(device)[""]}, "cpu", lambda _: None)
+    assert guarded.fuse("rear", pair(), VIEW).mode is Mode.FUSED
+    assert "no memory" in guarded.fuse("", pair(), VIEW).reason
+    assert guarded.fuse("rear", pair(), VIEW).mode is Mode.PASSTHROUGH
+    until_fused(guarded)
+    assert guarded.fuse("rear", pair(), VIEW).mode is Mode.FUSED

@@ -10,8 +10,8 @@ import fusionproxy_ros
 ORDER = [
     "frames", "memory", "messages", "shutter", "sync", "sync_policy", "lens", "calibration", "registration",
     "alignment", "misalignment", "normalisation", "student", "fuser", "worker", "parameters", "declared", "rig",
-    "guard", "status", "health", "transport", "tf", "inputs", "node", "scene", "bench", "demo", "faults", "soak",
-    "folders", "cli",
+    "guard", "status", "health", "transport", "tf", "inputs", "cameras", "node", "scene", "bench", "demo", "faults",
+    "soak", "folders", "cli",
 ]  # fmt: skip
 ROS_SHELL = {
     "sync_policy",
@@ -20,6 +20,7 @@ ROS_SHELL = {
     "transport",
     "tf",
     "inputs",
+    "cameras",
     "node",
     "demo",
     "faults",
