@@ -63,8 +63,8 @@ def _outputs(p: Parameters) -> dict[str, tuple]:
     return outputs
 
 
-def _build_fuser(p: Parameters, student: Student, device: str) -> Fuser:
-    fuser = Fuser(student, p.normalisation_config(), device, p.threads)
+def _build_fuser(p: Parameters, student: Student, warn: Callable[[str], None], device: str) -> Fuser:
+    fuser = Fuser(student, p.normalisation_config(), device, p.threads, warn)
     fuser.warm_up()
     return fuser
 
@@ -101,7 +101,8 @@ class FusionNode(LifecycleNode):
         self._settings = p
         make_sync(p.sync_policy, p.sync_config())  # says now what it would say at activation
         student_path = Path(p.student_path) if p.student_path else DEFAULT_STUDENT
-        self._guard = Guard(partial(_build_fuser, p, load_student(student_path)), p.device, self._log_error)
+        build = partial(_build_fuser, p, load_student(student_path), self.get_logger().warning)
+        self._guard = Guard(build, p.device, self._log_error)
         transforms = TransformSource(self) if p.extrinsics_source == "tf" else None
         self._configured += [self._guard.close, *([transforms.destroy] if transforms else [])]
         self._health = Health(
