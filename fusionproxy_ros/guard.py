@@ -18,13 +18,20 @@ class Guard:
     """Owns the fuser. A fuser that raised (out of memory, a CUDA error) is dropped and built anew, with back-off.
 
     build(device): makes a fuser, warmed up; may raise. The first one is built here, and its errors are raised.
-    device: to build on; "cpu" is tried when that fails later, since a broken CUDA context never recovers.
+    device: to build on; "cpu" is tried when that fails later, since a broken CUDA context never recovers, and for
+        "auto" at the start too: torch may see a GPU that it has no kernels or no memory for.
     log: told of every failure, with its traceback.
     """
 
     def __init__(self, build: Callable[[str], Fuser], device: str, log: Callable[[str], None]):
         self._build, self._device, self._log = build, device, log
-        self._fuser: Fuser | None = build(device)
+        try:
+            self._fuser: Fuser | None = build(device)
+        except RuntimeError:
+            if device != "auto":
+                raise
+            log(traceback.format_exc())
+            self._fuser = build("cpu")
         self._delay_s, self._failed_s = FIRST_DELAY_S, -math.inf
         self._closed = False
         self.error = ""  # of the last failure, until a fuser works again

@@ -64,6 +64,8 @@ def _outputs(p: Parameters) -> dict[str, tuple]:
 
 
 def _build_fuser(p: Parameters, student: Student, warn: Callable[[str], None], device: str) -> Fuser:
+    if device != p.device:
+        warn(f"student.device is {p.device}, which fails: the student runs on the {device} instead")
     fuser = Fuser(student, p.normalisation_config(), device, p.threads, warn)
     fuser.warm_up()
     return fuser
