@@ -116,8 +116,6 @@ def _capture(work: Callable[[], None]) -> "torch.cuda.CUDAGraph":
             work()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(
-        graph, capture_error_mode="thread_local"
-    ):  # other threads may use the GPU meanwhile
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU
         work()
     return graph

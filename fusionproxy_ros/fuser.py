@@ -72,8 +72,9 @@ class Prepared:
 class Fuser:
     """Owns the student and the AGC state. One thread at a time, but for `finish`.
 
-    Registration and normalisation are the CPU's; what follows runs in float32 there, on a GPU in half precision as
-    one CUDA graph, with the same picture to one grey level.
+    Registration and normalisation are the CPU's on every device: the AGC reads registered counts in the order of the
+    frames, status and debug images want them there, and no GPU rounds them as cv2 does. What follows runs in float32
+    on the CPU, or in half precision as one CUDA graph, whose picture is the same to one grey level.
 
     student: on any device; moved to the CPU, and copied to the GPU. threads: CPU threads for torch, process-wide.
     warn: as of DeviceFuser.

@@ -1,7 +1,9 @@
 """The path of a GPU, run on the CPU, makes the CPU's pictures; what only CUDA can show is skipped without it."""
 
+import copy
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import cv2
@@ -124,6 +126,19 @@ def test_a_picture_that_was_handed_out_stays_as_it_is(student):
     np.testing.assert_array_equal(fuser.fuse(*inputs(seed=0), None), before)
 
 
+def test_pairs_are_finished_on_the_device_from_any_thread_in_any_order(student, on_cpu):
+    fuser = Fuser(student, NormalisationConfig(), "cpu", 1)
+    fuser._gpu = DeviceFuser(student, CPU, torch.float32)
+    fuser.warm_up((64, 48))
+    pairs = [night(size_px, covered) for size_px in SIZES_PX[1:] for covered in (True, False)]
+    expected = [on_cpu.fuse(*each).pixels for each in pairs]
+    prepared = [on_cpu.prepare(*each) for each in pairs] * 2
+    with ThreadPoolExecutor(4) as threads:
+        fused = list(threads.map(fuser.finish, prepared[::-1]))[::-1]
+    for got, picture in zip(fused, expected * 2, strict=True):
+        np.testing.assert_array_equal(got.pixels, picture)
+
+
 def test_frames_cut_out_of_larger_ones_are_read_as_they_look(student):
     fuser = DeviceFuser(student, CPU, torch.float32)
     rgb, thermal = inputs((80, 60))
@@ -158,6 +173,15 @@ def test_a_dropped_fuser_gives_its_memory_back_at_once(student):
 def test_the_student_that_was_given_stays_where_and_what_it_is(student):
     DeviceFuser(student, CPU, torch.float16).fuse(*inputs(), None)
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+
+
+def test_what_is_captured_never_asks_for_a_value_nor_touches_the_host(student):
+    """A graph can do neither; tensors of the meta device have no values and mix with no others."""
+    nowhere = torch.device("meta")
+    with torch.inference_mode():
+        device._Place(
+            copy.deepcopy(student).to(nowhere, torch.float16), nowhere, pytest.fail, (97, 131)
+        )._run()
 
 
 def test_a_capture_that_fails_is_told_and_done_without(monkeypatch):
