@@ -1,12 +1,15 @@
 """Composes registration, normalisation and student on one device: Pair in, Fused out."""
 
 import time
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import torch
 
+from fusionproxy_ros.device import DeviceFuser
 from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
 from fusionproxy_ros.normalisation import NormalisationConfig, Normalised, Normaliser
 from fusionproxy_ros.registration import Registered, Registration
@@ -69,24 +72,35 @@ class Prepared:
 class Fuser:
     """Owns the student and the AGC state. One thread at a time, but for `finish`.
 
-    student: on any device; moved to `device`.
-    threads: CPU threads for torch, process-wide.
+    Registration and normalisation are the CPU's on every device: the AGC reads registered counts in the order of the
+    frames, status and debug images want them there, and no GPU rounds them as cv2 does. What follows runs in float32
+    on the CPU, or in half precision as one CUDA graph, whose picture is the same to one grey level.
+
+    student: on any device; moved to the CPU, and copied to the GPU. threads: CPU threads for torch, process-wide.
+    warn: as of DeviceFuser.
     """
 
     def __init__(
-        self, student: Student, normalisation: NormalisationConfig, device: str = "auto", threads: int = 2
+        self,
+        student: Student,
+        normalisation: NormalisationConfig,
+        device: str = "auto",
+        threads: int = 2,
+        warn: Callable[[str], None] = warnings.warn,
     ):
         torch.set_num_threads(threads)
         self.device = pick_device(device)
-        self._student = student.to(self.device)
+        self._student = student.cpu()
+        self._gpu = None if self.device.type == "cpu" else DeviceFuser(student, self.device, warn=warn)
         self._normaliser = Normaliser(normalisation)
         self._weight: tuple[np.ndarray | None, torch.Tensor | None] = None, None
 
     def warm_up(self, size_px: tuple[int, int] = (640, 480)) -> None:
         """Pay for lazy initialisation before the first frame does."""
-        blank = np.zeros(size_px[::-1], np.uint8)
+        thermal = np.zeros(size_px[::-1], np.uint8)
+        rgb = Frame(0, "", np.dstack([thermal] * 3), "rgb8")
         for _ in range(3):
-            self._run_student(blank, blank, None)
+            self._picture(rgb, thermal, None)
 
     def fuse(self, pair: Pair, registration: Registration) -> Fused:
         """The fused picture of one pair; RGB's own pixels where the pair has no thermal frame.
@@ -120,10 +134,8 @@ class Fuser:
         if registered is None:
             return Fused(pair.rgb.pixels, Mode.PASSTHROUGH, pair.reason)
         start_ns = time.monotonic_ns()
-        luma = luma_of(pair.rgb)
-        fused_luma = self._run_student(luma, normalised.pixels, registered.weight)
         return Fused(
-            pixels=add_luma(pair.rgb.pixels, luma, fused_luma),
+            pixels=self._picture(pair.rgb, normalised.pixels, registered.weight),
             mode=pair.mode,
             reason=pair.reason,
             thermal=normalised.pixels,
@@ -135,6 +147,12 @@ class Fuser:
             student_ns=time.monotonic_ns() - start_ns,
         )
 
+    def _picture(self, rgb: Frame, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        if self._gpu:
+            return self._gpu.fuse(rgb, thermal, weight)
+        luma = luma_of(rgb)
+        return add_luma(rgb.pixels, luma, self._run_student(luma, thermal, weight))
+
     @torch.inference_mode()
     def _run_student(self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         known = self._weight  # the last one; it changes with the calibration only
@@ -142,7 +160,7 @@ class Fuser:
             self._weight = known = weight, None if weight is None else self._plane(weight.copy())
         planes = self._plane(luma).float().div_(255), self._plane(thermal).float().div_(255)
         fused = self._student(*planes, known[1])
-        return cv2.convertScaleAbs(fused[0, 0].cpu().numpy(), alpha=255)  # rounds and saturates
+        return cv2.convertScaleAbs(fused[0, 0].numpy(), alpha=255)  # rounds and saturates
 
     def _plane(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(pixels)[None, None].to(self.device)
+        return torch.from_numpy(pixels)[None, None]

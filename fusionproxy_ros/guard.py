@@ -20,13 +20,20 @@ class Guard:
 
     build(device): makes a fuser, warmed up, by the name of each pair; may raise. The first time is here, and its errors
         are raised.
-    device: to build on; "cpu" is tried when that fails later, since a broken CUDA context never recovers.
+    device: to build on; "cpu" is tried when that fails later, since a broken CUDA context never recovers, and for
+        "auto" at the start too: torch may see a GPU that it has no kernels or no memory for.
     log: told of every failure, with its traceback.
     """
 
     def __init__(self, build: Callable[[str], dict[str, Fuser]], device: str, log: Callable[[str], None]):
         self._build, self._device, self._log = build, device, log
-        self._fusers = build(device)  # none while they are built anew
+        try:
+            self._fusers = build(device)  # none while they are built anew
+        except RuntimeError:
+            if device != "auto":
+                raise
+            log(traceback.format_exc())
+            self._fusers = build("cpu")
         self._delay_s, self._failed_s = FIRST_DELAY_S, -math.inf
         self._closed = False
         self.error = ""  # of the last failure, until fusers work again

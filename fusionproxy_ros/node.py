@@ -43,10 +43,16 @@ def _told(transition):
     return told
 
 
-def _build_fusers(parameters: dict[str, Parameters], student: Student, device: str) -> dict[str, Fuser]:
+def _build_fusers(
+    parameters: dict[str, Parameters], student: Student, warn: Callable[[str], None], device: str
+) -> dict[str, Fuser]:
     """A fuser for each camera pair, all with the same student."""
+    first = next(iter(parameters.values()))
+    if device != first.device:
+        warn(f"student.device is {first.device}, which fails: the student runs on the {device} instead")
     fusers = {
-        name: Fuser(student, p.normalisation_config(), device, p.threads) for name, p in parameters.items()
+        name: Fuser(student, p.normalisation_config(), device, p.threads, warn)
+        for name, p in parameters.items()
     }
     for fuser in fusers.values():
         fuser.warm_up()
@@ -87,7 +93,8 @@ class FusionNode(LifecycleNode):
             make_sync(p.sync_policy, p.sync_config())  # says now what it would say at activation
         first = parameters[settings.cameras[0]]
         student = load_student(Path(first.student_path) if first.student_path else DEFAULT_STUDENT)
-        guard = Guard(partial(_build_fusers, parameters, student), first.device, self.log_error)
+        build = partial(_build_fusers, parameters, student, self.get_logger().warning)
+        guard = Guard(build, first.device, self.log_error)
         self._configured.append(guard.close)
         by_tf = any(p.extrinsics_source == "tf" for p in parameters.values())
         transforms = TransformSource(self) if by_tf else None

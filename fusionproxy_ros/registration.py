@@ -262,6 +262,8 @@ def _grid(x: np.ndarray, y: np.ndarray, valid: np.ndarray, thermal_size_px: Size
         valid_fraction = 1.0
     else:
         distance_px = cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        # OpenCV's last bits depend on where in memory it works. Squared distances of pixels are whole numbers.
+        distance_px = np.sqrt(np.rint(distance_px**2))
         weight = np.minimum(distance_px / np.float32(FEATHER_PX), np.float32(1))
         valid_fraction = float(mask.mean())
     for array in (map_xy, map_fraction, mask, weight):

@@ -91,8 +91,10 @@ class Student(nn.Module):
     def coefficients(self, luma: Tensor, thermal: Tensor) -> Tensor:
         """Coefficients a, b, m, c, each at 2x2 points: (N, 16, H/4, W/4) for two (N, 1, H, W) sources.
 
-        H and W: multiples of STRIDE. The order of channels is that of pixel_shuffle.
+        H and W: multiples of STRIDE. The order of channels is that of pixel_shuffle. Computed in the dtype of
+        the weights, which may be half.
         """
+        luma, thermal = (source.to(self.stem.weight.dtype) for source in (luma, thermal))
         # One plane at a time: interleaving both for a convolution of two channels costs seven times as much.
         of_luma, of_thermal = (
             w.contiguous(memory_format=CHANNELS_LAST) for w in self.stem.weight.split(1, 1)
@@ -114,12 +116,12 @@ def _sum(plane: Tensor) -> Tensor:
 
 
 def _expanded(head: Tensor) -> Tensor:
-    """(N, 4, H, W) from (N, 16, H/4, W/4) float32: pixel_shuffle, then twice the size, bilinear.
+    """(N, 4, H, W) float32 from (N, 16, H/4, W/4): pixel_shuffle, then twice the size, bilinear.
 
     On the CPU by numpy and OpenCV, to within rounding, in a sixth of torch's time.
     """
-    if head.requires_grad or head.device.type != "cpu":
-        return F.interpolate(F.pixel_shuffle(head, 2), scale_factor=2, mode="bilinear")
+    if head.requires_grad or head.device.type != "cpu" or head.dtype != torch.float32:
+        return F.interpolate(F.pixel_shuffle(head.float(), 2), scale_factor=2, mode="bilinear")
     count, channels, height, width = head.shape
     pairs = head.permute(0, 2, 3, 1).contiguous().numpy().view(np.int64)  # neighbours in a row move together
     half = np.empty((count, channels // 4, height, 2, width), np.int64)

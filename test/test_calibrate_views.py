@@ -1,6 +1,7 @@
 """Views of the board come from folders or from a bag, whatever else lies there, and the report says what was done."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 
@@ -207,6 +208,17 @@ def test_rgb_frames_without_thermal_and_messages_that_cannot_be_read_are_named(t
     told = "\n".join(shots.problems)
     assert "2.000000000: no thermal frame near it" in told
     assert "3.000000000: encoding 'yuv422'" in told
+
+
+def test_a_message_whose_bytes_are_no_image_is_named_and_the_others_serve(tmp_path, quick):
+    rgb = [(1 + i, spot(40 * i), "bgr8") for i in range(3)]
+    thermal = [(1 + i, spot(40 * i, 1), "mono16") for i in range(3)]
+    bag = write_bag(tmp_path / "bag", "SQLITE3", {"/rgb": rgb, "/thermal": thermal})
+    (file,) = bag.glob("*.db3")
+    with sqlite3.connect(file) as database:
+        database.execute("UPDATE messages SET data = x'0001000001' WHERE rowid = 1")
+    shots = from_bag(bag, BOARD)
+    assert shots.searched["rgb"] == 2 and "1.000000000: " in "\n".join(shots.problems)
 
 
 def test_topics_that_cannot_be_told_apart_are_asked_for(tmp_path, quick):

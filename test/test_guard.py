@@ -12,11 +12,12 @@ pytest.importorskip(
 
 import torch
 
-from fusionproxy_ros import guard
+from fusionproxy_ros import guard, node
 from fusionproxy_ros.frames import Frame, Mode, Pair
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.guard import Guard
 from fusionproxy_ros.normalisation import NormalisationConfig
+from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.registration import identity
 from fusionproxy_ros.rig import View
 from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
@@ -99,6 +100,26 @@ def test_the_first_failure_to_build_is_raised():
 
     with pytest.raises(RuntimeError, match="no such device"):
         Guard(broken, "cuda", lambda _: None)
+
+
+def test_with_auto_a_gpu_that_fails_from_the_start_leaves_the_work_to_the_cpu():
+    told, working = [], Failing(None, count=0)
+
+    def build(device):
+        if device == "auto":
+            raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+        return working(device)
+
+    guarded = Guard(build, "auto", told.append)
+    assert guarded.fuse("", pair(), VIEW).mode is Mode.FUSED
+    assert working.devices == ["cpu"] and len(told) == 1 and "no kernel image" in told[0]
+
+
+def test_a_student_that_runs_on_the_cpu_instead_is_worth_a_warning():
+    told, student = [], load_student(DEFAULT_STUDENT)
+    node._build_fusers({"": Parameters(device="auto")}, student, told.append, "cpu")
+    node._build_fusers({"": Parameters(device="cpu")}, student, told.append, "cpu")
+    assert len(told) == 1 and "runs on the cpu instead" in told[0]
 
 
 def test_nothing_is_built_after_close(hasty):

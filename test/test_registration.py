@@ -300,6 +300,16 @@ def test_weight_reaches_one_inside_and_is_not_feathered_at_the_rgb_frame():
     assert weight[0, 0] == 1 and weight[60, inside] == 1 and 0 < weight[60, 157] < 1 and weight[60, 161] == 0
 
 
+def test_the_weight_is_that_of_a_whole_squared_distance_so_every_process_has_the_same_bits():
+    turned = np.array([[0.9, 0.1, 3.0], [-0.1, 0.9, 25.0], [0, 0, 1]])
+    weight = registration.homography(turned).register(np.zeros((240, 320), np.uint8), (320, 240)).weight
+    squared = np.rint((weight * registration.FEATHER_PX) ** 2)
+    exact = np.sqrt(squared, dtype=np.float32) / np.float32(registration.FEATHER_PX)
+    feathered = (weight > 0) & (weight < 1)
+    assert feathered.sum() > 1000
+    np.testing.assert_array_equal(weight[feathered], exact[feathered])
+
+
 def test_nan_stays_local():
     thermal = np.full((128, 160), 300.0, np.float32)
     thermal[64, 80] = np.nan

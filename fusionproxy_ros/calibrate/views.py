@@ -229,7 +229,8 @@ def _read(path: Path | None, flags: int) -> tuple[np.ndarray | None, str]:
 
 def _bag_exposures(bag: Path, rgb_topic: str | None, thermal_topic: str | None) -> Iterator[Exposure]:
     """RGB frames, evenly spread over the bag, each with the thermal frame nearest in time."""
-    from fusionproxy_ros.bags.recording import Recording  # needs libraries that folders do without
+    from fusionproxy_ros.bags import BagError  # needs libraries that folders do without
+    from fusionproxy_ros.bags.recording import Recording
     from fusionproxy_ros.bags.topics import choose
 
     sync = NearestSync(SyncConfig(deadline_ns=NS_PER_S, max_hold_ns=0))
@@ -244,11 +245,13 @@ def _bag_exposures(bag: Path, rgb_topic: str | None, thermal_topic: str | None) 
             seen += is_rgb
             if is_rgb and (seen - 1) % stride:
                 continue
-            msg = recording.decode(message)
+            stamp_ns = message.log_ns  # until the message tells its own
             try:
+                msg = recording.decode(message)
+                stamp_ns = messages.stamp_to_ns(msg.header.stamp)
                 frame = (messages.read_rgb if is_rgb else messages.read_thermal)(msg, message.log_ns)
-            except messages.MessageError as error:
-                yield Exposure(_stamp(messages.stamp_to_ns(msg.header.stamp)), None, None, problem=str(error))
+            except (BagError, messages.MessageError) as error:
+                yield Exposure(_stamp(stamp_ns), None, None, problem=str(error))
                 continue
             for pair in sync.add_rgb(frame) if is_rgb else sync.add_thermal(frame):
                 progress.update()

@@ -1,0 +1,268 @@
+"""The path of a GPU, run on the CPU, makes the CPU's pictures; what only CUDA can show is skipped without it."""
+
+import copy
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fusionproxy_ros import device, registration
+from fusionproxy_ros.device import DeviceFuser
+from fusionproxy_ros.frames import Frame, Mode, Pair
+from fusionproxy_ros.fuser import Fuser, luma_of
+from fusionproxy_ros.normalisation import NormalisationConfig
+from fusionproxy_ros.scene import NightRoad, default_calibration
+from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
+
+CPU = torch.device("cpu")
+SIZES_PX = (320, 240), (333, 211), (97, 131), (34, 45)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(scope="module")
+def student():
+    return load_student(DEFAULT_STUDENT)
+
+
+@pytest.fixture(scope="module")
+def on_cpu(student):
+    return Fuser(student, NormalisationConfig(), "cpu", 1)
+
+
+@lru_cache
+def images(size_px, t_s):
+    scene = NightRoad(default_calibration(size_px, (160, 128)))
+    return scene.rgb(t_s), scene.thermal(t_s)
+
+
+def night(size_px, covered, encoding="rgb8", t_s=12.0):
+    """A pair of the night road, dazzled, and its registration; `covered`: thermal covers all of RGB."""
+    rgb, thermal = images(size_px, t_s)
+    extrinsic = registration.extrinsic(default_calibration(size_px, (160, 128)), 20.0)
+    pair = Pair(Frame(1, "", rgb, encoding), Frame(1, "", thermal, "mono16"), Mode.FUSED)
+    return pair, registration.identity() if covered else extrinsic
+
+
+def both(on_cpu, fuser, pair, register):
+    """The CPU's picture, and that of `fuser`."""
+    prepared = on_cpu.prepare(pair, register)
+    thermal, weight = prepared.normalised.pixels, prepared.registered.weight
+    return on_cpu.finish(prepared).pixels, fuser.fuse(pair.rgb, thermal, weight)
+
+
+def inputs(size_px=(64, 48), seed=0):
+    rng = np.random.default_rng(seed)
+    rgb = rng.integers(0, 256, (*size_px[::-1], 3), np.uint8)
+    return Frame(1, "", rgb, "rgb8"), rng.integers(0, 256, size_px[::-1], np.uint8)
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
+@pytest.mark.parametrize("covered", [True, False], ids=["whole", "weighted"])
+@pytest.mark.parametrize("size_px", SIZES_PX)
+def test_in_float32_the_picture_is_the_cpu_path_s(student, on_cpu, size_px, covered, encoding):
+    ours = DeviceFuser(student, CPU, torch.float32)
+    expected, got = both(on_cpu, ours, *night(size_px, covered, encoding))
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
+@pytest.mark.parametrize("covered", [True, False], ids=["whole", "weighted"])
+@pytest.mark.parametrize("size_px", SIZES_PX)
+def test_in_half_precision_the_picture_is_within_one_grey_level(student, on_cpu, size_px, covered, encoding):
+    expected, got = both(on_cpu, DeviceFuser(student, CPU), *night(size_px, covered, encoding))
+    difference = cv2.absdiff(expected, got)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.02
+
+
+def test_noise_that_saturates_channels_is_within_one_grey_level_too(student, on_cpu):
+    rgb, thermal = inputs((160, 112))
+    pair = Pair(rgb, Frame(1, "", thermal, "mono8"), Mode.FUSED)
+    expected, got = both(on_cpu, DeviceFuser(student, CPU), pair, registration.identity())
+    assert cv2.absdiff(expected, got).max() <= 1 and {0, 255} <= set(expected.ravel())
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
+def test_luma_is_opencv_s_for_every_colour(encoding):
+    levels = np.arange(0, 256, 3, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)
+    of_encoding = device.LUMA_OF_RGB if encoding == "rgb8" else device.LUMA_OF_RGB.flip(0)
+    luma = (torch.from_numpy(colours) * of_encoding).sum(-1).add_(0.5).floor_()
+    np.testing.assert_array_equal(luma.numpy(), luma_of(Frame(0, "", colours, encoding)))
+
+
+def test_where_the_weight_is_zero_the_picture_is_rgb_in_half_precision_too(student):
+    rgb, thermal = inputs()
+    weight = np.zeros(thermal.shape, np.float32)
+    weight[:, 40:] = 1
+    got = DeviceFuser(student, CPU).fuse(rgb, thermal, weight)
+    np.testing.assert_array_equal(got[:, :40], rgb.pixels[:, :40])
+    assert not np.array_equal(got[:, 40:], rgb.pixels[:, 40:])
+
+
+def test_a_stream_whose_size_encoding_and_calibration_change_is_fused_as_each_frame_alone(student):
+    fuser = DeviceFuser(student, CPU, torch.float32)
+    for n, size_px in enumerate(((64, 48), (80, 50), (64, 48), (50, 80), (48, 64), (64, 48))):
+        rgb, thermal = inputs(size_px, n)
+        rgb = Frame(1, "", rgb.pixels, ("rgb8", "bgr8")[n // 2 % 2])
+        right_half = np.zeros(thermal.shape, np.float32)
+        right_half[:, size_px[0] // 2 :] = 0.5
+        for weight in (None, right_half, 1 - right_half, None):
+            alone = DeviceFuser(student, CPU, torch.float32).fuse(rgb, thermal, weight)
+            np.testing.assert_array_equal(fuser.fuse(rgb, thermal, weight), alone)
+
+
+def test_a_picture_that_was_handed_out_stays_as_it_is(student):
+    fuser = DeviceFuser(student, CPU)
+    first = fuser.fuse(*inputs(seed=0), None)
+    before = first.copy()
+    second = fuser.fuse(*inputs(seed=1), None)
+    np.testing.assert_array_equal(first, before)
+    second[:] = 0  # it is the caller's
+    np.testing.assert_array_equal(fuser.fuse(*inputs(seed=0), None), before)
+
+
+def test_pairs_are_finished_on_the_device_from_any_thread_in_any_order(student, on_cpu):
+    fuser = Fuser(student, NormalisationConfig(), "cpu", 1)
+    fuser._gpu = DeviceFuser(student, CPU, torch.float32)
+    fuser.warm_up((64, 48))
+    pairs = [night(size_px, covered) for size_px in SIZES_PX[1:] for covered in (True, False)]
+    expected = [on_cpu.fuse(*each).pixels for each in pairs]
+    prepared = [on_cpu.prepare(*each) for each in pairs] * 2
+    with ThreadPoolExecutor(4) as threads:
+        fused = list(threads.map(fuser.finish, prepared[::-1]))[::-1]
+    for got, picture in zip(fused, expected * 2, strict=True):
+        np.testing.assert_array_equal(got.pixels, picture)
+
+
+def test_frames_cut_out_of_larger_ones_are_read_as_they_look(student):
+    fuser = DeviceFuser(student, CPU, torch.float32)
+    rgb, thermal = inputs((80, 60))
+    cut = np.s_[5:53, 7:71]
+    got = fuser.fuse(Frame(1, "", rgb.pixels[cut], "rgb8"), thermal[cut], None)
+    whole = Frame(1, "", rgb.pixels[cut].copy(), "rgb8"), thermal[cut].copy()
+    np.testing.assert_array_equal(got, fuser.fuse(*whole, None))
+
+
+def test_buffers_of_the_last_two_sizes_are_kept_and_no_others(student):
+    fuser, places = DeviceFuser(student, CPU), []
+    for width_px in (64, 80, 96):
+        fuser.fuse(*inputs((width_px, 48)), None)
+        places.append(weakref.ref(fuser._place((48, width_px))))
+    assert [place() is None for place in places] == [True, False, False]
+    fuser.fuse(*inputs((80, 48)), None)
+    assert fuser._place((48, 80)) is places[1]()
+
+
+def test_a_dropped_fuser_gives_its_memory_back_at_once(student):
+    fuser = DeviceFuser(student, CPU)
+    fuser.fuse(*inputs(), None)
+    place = weakref.ref(fuser._place((48, 64)))
+    gc.disable()  # nothing may wait for a round of the collector: the next fuser needs the GPU's memory
+    try:
+        del fuser
+        assert place() is None
+    finally:
+        gc.enable()
+
+
+def test_the_student_that_was_given_stays_where_and_what_it_is(student):
+    DeviceFuser(student, CPU, torch.float16).fuse(*inputs(), None)
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+
+
+def test_what_is_captured_never_asks_for_a_value_nor_touches_the_host(student):
+    """A graph can do neither; tensors of the meta device have no values and mix with no others."""
+    nowhere = torch.device("meta")
+    with torch.inference_mode():
+        device._Place(
+            copy.deepcopy(student).to(nowhere, torch.float16), nowhere, pytest.fail, (97, 131)
+        )._run()
+
+
+def test_a_capture_that_fails_is_told_and_done_without(monkeypatch):
+    def fail(work):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    told = []
+    monkeypatch.setattr(device, "_capture", fail)
+    assert device._graph_of(lambda: None, told.append) is None
+    assert len(told) == 1 and "no CUDA graph" in told[0] and "not permitted" in told[0]
+
+
+def test_want_of_memory_during_a_capture_is_not_hidden(monkeypatch):
+    def fail(work):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    told = []
+    monkeypatch.setattr(device, "_capture", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        device._graph_of(lambda: None, told.append)
+    assert not told
+
+
+def test_want_of_memory_in_a_frame_reaches_the_caller_and_the_next_frame_is_fused(student, monkeypatch):
+    fuser = DeviceFuser(student, CPU)
+    expected = fuser.fuse(*inputs(), None)
+
+    def fail(place):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(device._Place, "_run", fail)
+        fuser.fuse(*inputs(seed=1), None)
+    np.testing.assert_array_equal(fuser.fuse(*inputs(), None), expected)
+
+
+# --- only a GPU shows these ---------------------------------------------------------------------------------------
+
+
+@needs_cuda
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
+@pytest.mark.parametrize("covered", [True, False], ids=["whole", "weighted"])
+@pytest.mark.parametrize("size_px", SIZES_PX)
+def test_on_a_gpu_the_picture_is_within_one_grey_level(student, on_cpu, size_px, covered, encoding):
+    fuser = DeviceFuser(student, torch.device("cuda"), warn=pytest.fail)
+    for t_s in (2.0, 12.0):
+        expected, got = both(on_cpu, fuser, *night(size_px, covered, encoding, t_s))
+        assert cv2.absdiff(expected, got).max() <= 1
+
+
+@needs_cuda
+def test_on_a_gpu_the_graph_makes_the_pictures_that_single_kernels_make(student, monkeypatch):
+    graph = DeviceFuser(student, torch.device("cuda"), warn=pytest.fail)
+    captured = [graph.fuse(*inputs(seed=seed), None) for seed in range(3)]
+    monkeypatch.setattr(device, "_graph_of", lambda work, warn: None)
+    eager = DeviceFuser(student, torch.device("cuda"))
+    for seed, picture in enumerate(captured):
+        np.testing.assert_array_equal(eager.fuse(*inputs(seed=seed), None), picture)
+
+
+@needs_cuda
+def test_on_a_gpu_a_capture_that_fails_leaves_the_device_working(student, monkeypatch):
+    told = []
+    expected = DeviceFuser(student, torch.device("cuda")).fuse(*inputs(), None)
+    honest = device._Place._run
+
+    def run_that_waits(place):
+        honest(place)
+        place._answer.copy_(place._fused)  # a copy that waits is not permitted in a capture
+
+    monkeypatch.setattr(device._Place, "_run", run_that_waits)
+    fuser = DeviceFuser(student, torch.device("cuda"), warn=told.append)
+    np.testing.assert_array_equal(fuser.fuse(*inputs(), None), expected)
+    assert len(told) == 1
+
+
+@needs_cuda
+def test_on_a_gpu_a_dropped_fuser_gives_its_memory_back(student):
+    free = torch.cuda.memory_allocated()
+    fuser = DeviceFuser(student, torch.device("cuda"))
+    for width_px in (640, 800, 960, 1120):
+        fuser.fuse(*inputs((width_px, 480)), None)
+    del fuser
+    assert torch.cuda.memory_allocated() <= free + (1 << 20)
