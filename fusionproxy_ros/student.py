@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from fusionproxy_ros.frames import FusionError
 
-DEFAULT_STUDENT = Path(__file__).parent / "models" / "fusionproxy.safetensors"
+SHIPPED = {name: Path(__file__).parent / "models" / f"{name}.safetensors" for name in ("fusionproxy", "nano")}
+DEFAULT_STUDENT = SHIPPED["fusionproxy"]
 ARCHITECTURE = "local-affine-1"
 CHANNELS_LAST = torch.channels_last
 STRIDE = 16  # pixels of the image per pixel of the coarsest features
@@ -145,14 +146,23 @@ def save_student(student: Student, path: Path, metadata: dict[str, str]) -> None
     Path(path).write_bytes(save(state, described))
 
 
+def find_student(name: Path | str) -> Path:
+    """Path of a checkpoint: `name` itself, or that of the shipped student of this name; of the default for ""."""
+    return SHIPPED.get(str(name) or DEFAULT_STUDENT.stem, Path(name))
+
+
 def load_student(path: Path | str, device: str | torch.device = "cpu") -> Student:
     """The student in a checkpoint written by save_student, in eval mode, without gradients.
 
+    path: as for find_student.
     Only safetensors are read: numbers and text, nothing that could run. Raises StudentError where the file is
     missing, not safetensors, damaged, or of another architecture.
     """
-    if not Path(path).is_file():
-        raise StudentError(f"{path}: no such checkpoint; give the path of a .safetensors student")
+    path = find_student(path)
+    if not path.is_file():
+        raise StudentError(
+            f"{path}: no such checkpoint; give the path of a .safetensors student, or one of {', '.join(SHIPPED)}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
