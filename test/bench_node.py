@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ NETWORK = """ip netns add fusion_cameras; ip netns add fusion_node
 ip link add cable netns fusion_cameras type veth peer name cable netns fusion_node
 for side in cameras:1 node:2; do name=fusion_${side%:*}
 ip -n $name addr add 10.77.0.${side#*:}/24 dev cable; ip -n $name link set lo up; ip -n $name link set cable up
-tc -n $name qdisc add dev cable root tbf rate 1gbit burst 128k latency 100ms; done"""
+tc -n $name qdisc add dev cable root tbf rate 1gbit burst 128k latency 100ms; mkdir -p /dev/shm/$name; done"""
 
 
 def core_ms(rgb: list, thermal: list, calibration: Calibration, hz: float, frames: int = 300) -> np.ndarray:
@@ -62,10 +63,13 @@ def run(folder: Path, args: argparse.Namespace, calibration: Calibration) -> lis
         if args.two_machines:
             for name in "fusion_cameras", "fusion_node":
                 stack.callback(subprocess.run, ["ip", "netns", "del", name])
+                stack.callback(shutil.rmtree, f"/dev/shm/{name}", ignore_errors=True)
             subprocess.run(["sh", "-ec", NETWORK], check=True)
 
         def start(where: str, *command) -> subprocess.Popen:
-            enter = ["ip", "netns", "exec", f"fusion_{where}"] if args.two_machines else []
+            own_memory = f'mount --bind /dev/shm/fusion_{where} /dev/shm && exec "$@"'  # as machines have
+            enter = ["ip", "netns", "exec", f"fusion_{where}", "sh", "-c", own_memory, "sh"]
+            enter = enter if args.two_machines else []
             process = subprocess.Popen([*enter, sys.executable, *map(str, command)])
             stack.callback(demo.stop_process, process)
             return process
