@@ -21,7 +21,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as the node's launcher does
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch, as the node's launcher does
 
 import numpy as np
 from ament_index_python.packages import get_package_prefix

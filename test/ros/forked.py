@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 from fusionproxy_ros.demo import node_arguments
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as scripts/fusion_node does, before torch loads OpenMP
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as scripts/fusion_node does, before torch loads OpenMP
 # It only imports: it has neither threads nor locks of the middleware.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["pytest", "fusionproxy_ros.node"])
