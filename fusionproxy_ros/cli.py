@@ -176,6 +176,8 @@ def fuse_bags(args) -> int:
     from fusionproxy_ros.bags.fuse import fuse_bag  # recordings need libraries that the node does without
 
     settings = None
+    if args.camera and not args.params_file:
+        raise InputError("--camera is a name in a parameter file: give --params-file too")
     if args.params_file:
         settings = load_parameters(args.params_file, args.camera)
     elif args.calibration:

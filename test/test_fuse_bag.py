@@ -405,6 +405,21 @@ def test_shards_of_several_recordings_are_disjoint_and_whole(tmp_path, capsys):
     assert capsys.readouterr().out.count("fused before") == 3
 
 
+def test_of_a_file_for_several_cameras_the_named_ones_parameters_are_used(tmp_path, bag, capsys):
+    file = tmp_path / "rig.yaml"
+    file.write_text("fusion: {ros__parameters: {cameras: [front, rear], rear: {debug_images: true}}}")
+    arguments = ["fuse-bag", str(bag), "--out"]
+    for camera, has_debug in ("front", False), ("rear", True):
+        out = tmp_path / camera
+        assert main([*arguments, str(out), "--params-file", str(file), "--camera", camera]) == 0
+        with Recording(out) as fused:
+            assert ("/fusion/debug/overlay" in fused.topics) == has_debug
+    assert main([*arguments, str(tmp_path / "none"), "--params-file", str(file)]) == 2
+    assert main([*arguments, str(tmp_path / "none"), "--camera", "rear"]) == 2
+    told = capsys.readouterr().err
+    assert "say which with --camera" in told and "give --params-file too" in told
+
+
 def test_recordings_of_one_name_are_not_fused_over_each_other(tmp_path, bag, capsys):
     assert main(["fuse-bag", str(bag), str(tmp_path / "other" / "bag"), "--out", str(tmp_path / "out")]) == 2
     assert "several BAGs are called bag" in capsys.readouterr().err
