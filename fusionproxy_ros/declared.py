@@ -75,8 +75,9 @@ def changed(settings: Settings, updates: list[Parameter], only_live: bool = Fals
     new = Settings({**settings.values, **{p.name: plain(p.value) for p in updates if p.name in known}})
     for camera in settings.cameras:
         after = new.of(camera)
-        for name, f in FIELDS.items() if only_live else ():
-            if not f.metadata["live"] and getattr(after, f.name) != getattr(settings.of(camera), f.name):
+        before = settings.of(camera) if only_live else after
+        for name, f in FIELDS.items():
+            if not f.metadata["live"] and getattr(after, f.name) != getattr(before, f.name):
                 raise ParameterError(
                     f"parameter {name} is read at configure: deactivate and clean up the node, then set it"
                 )

@@ -272,8 +272,8 @@ def plain(value):
 
 def known_names(cameras: Iterable[str]) -> dict[str, str]:
     """Name -> the one in FIELDS that it stands for: itself, or without the name of a camera pair."""
-    own = {f"{camera}.{name}": name for camera in cameras if camera for name in FIELDS}
-    own = {full: name for full, name in own.items() if name not in OF_THE_NODE}
+    of_cameras = [name for name in FIELDS if name not in OF_THE_NODE]
+    own = {f"{camera}.{name}": name for camera in cameras if camera for name in of_cameras}
     return own | {name: name for name in FIELDS}
 
 
