@@ -1,25 +1,20 @@
 """FusionNode: subscribe -> sync -> worker thread -> publish. It only wires; the work is in the files before it."""
 
-import gc
-import sys
 import traceback
 from collections.abc import Callable
 from functools import partial, wraps
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
-from fusionproxy_ros import declared, transport
+from fusionproxy_ros import declared
 from fusionproxy_ros.cameras import CameraPair
 from fusionproxy_ros.frames import FusionError
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.guard import Guard
-from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.parameters import ParameterError, Parameters, Settings
 from fusionproxy_ros.student import Student, load_student
 from fusionproxy_ros.sync_policy import make_sync
@@ -176,36 +171,3 @@ class FusionNode(LifecycleNode):
             self.get_logger().warning(problems, throttle_duration_sec=10.0)
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
-
-
-def main() -> int:
-    """Entry of `ros2 run fusionproxy_ros fusion_node`; the exit code."""
-    keep_freed_memory()
-    transport.use_large_segments()
-    rclpy.init()
-    executor, node = SingleThreadedExecutor(), None
-    try:
-        node = FusionNode()
-        executor.add_node(node)
-        autostart = node.get_parameter("autostart").value
-        if autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            node.trigger_activate()
-        executor.spin()
-    except FusionError as error:
-        print(f"fusion_node: {error}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except Exception:
-        if rclpy.ok():  # else a signal took the context away in the middle of the start
-            raise
-    finally:
-        if node:
-            node.stop()
-            node.destroy_node()
-        executor.shutdown()
-        rclpy.try_shutdown()
-        node = executor = None
-        gc.collect()  # what still holds the context, so that it goes now, and peers are told
-        rclpy.get_default_context().destroy()
-    return 0

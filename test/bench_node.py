@@ -21,7 +21,9 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch, as the node's launcher does
+from fusionproxy_ros.start import GOMP_SPINCOUNT
+
+os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before torch, as the node does
 
 import numpy as np
 from ament_index_python.packages import get_package_prefix

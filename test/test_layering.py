@@ -10,8 +10,8 @@ import fusionproxy_ros
 ORDER = [
     "frames", "memory", "messages", "shutter", "sync", "sync_policy", "lens", "calibration", "registration",
     "alignment", "misalignment", "normalisation", "student", "device", "fuser", "worker", "parameters",
-    "declared", "rig", "guard", "status", "health", "transport", "tf", "inputs", "cameras", "node", "scene", "bench",
-    "demo", "faults", "soak", "folders", "cli",
+    "declared", "rig", "guard", "status", "health", "transport", "tf", "inputs", "cameras", "node", "start", "scene",
+    "bench", "demo", "faults", "soak", "folders", "cli",
 ]  # fmt: skip
 ROS_SHELL = {
     "sync_policy",
@@ -22,6 +22,7 @@ ROS_SHELL = {
     "inputs",
     "cameras",
     "node",
+    "start",
     "demo",
     "faults",
     "soak",
@@ -90,7 +91,7 @@ def test_who_only_makes_copies_or_plays_images_does_not_wait_for_torch():
     try:
         import rclpy  # noqa: F401
 
-        modules += ["bags.replay", "demo", "soak"]
+        modules += ["bags.replay", "demo", "soak", "start"]
     except ImportError:
         pass
     code = "import sys, importlib\nfor name in sys.argv[1:]: importlib.import_module(f'fusionproxy_ros.{name}')\n"

@@ -11,8 +11,9 @@ import sys
 from multiprocessing.connection import Connection
 
 from fusionproxy_ros.demo import node_arguments
+from fusionproxy_ros.start import GOMP_SPINCOUNT, main
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as scripts/fusion_node does, before torch loads OpenMP
+os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # of the server, which loads torch
 # It only imports: it has neither threads nor locks of the middleware.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["pytest", "fusionproxy_ros.node"])
@@ -25,8 +26,6 @@ def _run(arguments, environment, outputs):
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["fusion_node", *arguments]
-    from fusionproxy_ros.node import main
-
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -159,9 +159,7 @@ def test_extrinsic_mode_without_camera_info_passes_rgb_and_says_what_it_waits_fo
 
 
 def test_where_the_status_message_was_not_generated_the_node_fuses_all_the_same(graph):
-    code = (
-        "import sys; sys.modules['fusionproxy_ros.msg'] = None; from fusionproxy_ros.node import main; main()"
-    )
+    code = "import sys; sys.modules['fusionproxy_ros.msg'] = None; from fusionproxy_ros.start import main; main()"
     graph.processes.append(subprocess.Popen([sys.executable, "-c", code]))
     down, cameras = graph.downstream(), graph.cameras()
     picture = np.full((64, 64, 3), 90, np.uint8)
