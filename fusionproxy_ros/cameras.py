@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.event_handler import PublisherEventCallbacks
@@ -12,16 +12,22 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image
 
 from fusionproxy_ros import messages, transport
-from fusionproxy_ros.frames import Pair
+from fusionproxy_ros.frames import NS_PER_S, Fused, Mode, Pair
 from fusionproxy_ros.fuser import overlay
 from fusionproxy_ros.guard import Guard
 from fusionproxy_ros.health import FusionStatus, Health
 from fusionproxy_ros.inputs import Inputs
 from fusionproxy_ros.parameters import Parameters
-from fusionproxy_ros.rig import AlignmentWatch, Rig
+from fusionproxy_ros.rig import AlignmentWatch, Rig, View
 from fusionproxy_ros.status import DROPPED, NO_DEPTH, REFUSED
 from fusionproxy_ros.sync_policy import make_sync
 from fusionproxy_ros.worker import Lane, Worker
+
+STALLS = "fusing takes far longer than usual: RGB passes meanwhile"
+HANGS_NS = NS_PER_S
+HANGS = (
+    "fusing hangs: RGB passes meanwhile; if it stays so, see what ails the GPU (dmesg) and restart the node"
+)
 
 
 def _outputs(prefix: str, debug_images: bool) -> dict[str, tuple]:
@@ -36,6 +42,15 @@ def _outputs(prefix: str, debug_images: bool) -> dict[str, tuple]:
         outputs["thermal"] = (Image, f"~/{prefix}debug/thermal_registered")
         outputs["overlay"] = (Image, f"~/{prefix}debug/overlay")
     return outputs
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is published for a pair. view: how thermal was registered; None without. start_ns: of fusing."""
+
+    fused: Fused
+    view: View | None
+    start_ns: int
 
 
 class CameraPair:
@@ -84,7 +99,7 @@ class CameraPair:
         """Let `worker` answer its frames."""
         p = self._settings
         sync = make_sync(p.sync_policy, p.sync_config())
-        self._lane = worker.add_lane(sync, p.max_latency_ns, self._answer, self._skip)
+        self._lane = worker.add_lane(sync, p.max_latency_ns, self)
         self.follow_demand()
 
     def stop(self) -> None:
@@ -124,25 +139,43 @@ class CameraPair:
     def _refuse(self, header, reason: str) -> None:
         self._publish("status", self._health.unanswered(header, REFUSED, reason))
 
-    def _skip(self, pair: Pair) -> None:
+    def skip(self, pair: Pair) -> None:
         reason = "overload: older than max_latency_s, and a newer frame is ready"
         self._publish("status", self._health.unanswered(pair.rgb.source.header, DROPPED, reason))
 
-    def _answer(self, pair: Pair) -> None:
+    def fuse(self, pair: Pair) -> Answer:
+        start_ns, view = time.monotonic_ns(), None
         try:
-            self._fuse_and_publish(pair)
-        except Exception:  # the worker must outlive whatever one frame does
-            if self._node.context.ok():  # else the process is ending and publishers are gone
-                self._health.error = traceback.format_exc(limit=-1)
-                self._node.log_error(traceback.format_exc())
+            view = self._rig.view(pair) if pair.thermal else None
+            fused = self._guard.fuse(self.name, pair, view)
+            if self._health.depth and pair.thermal and not pair.depth:
+                fused = replace(fused, reason=fused.reason or NO_DEPTH)
+        except Exception as error:  # whatever one frame does, it is answered
+            self._failed()
+            fused = Fused(pair.rgb.pixels, Mode.PASSTHROUGH, f"{type(error).__name__}: {error}")
+        return Answer(fused, view, start_ns)
 
-    def _fuse_and_publish(self, pair: Pair) -> None:
-        start_ns = time.monotonic_ns()
-        view = self._rig.view(pair) if pair.thermal else None
-        fused = self._guard.fuse(self.name, pair, view)
-        if self._health.depth and pair.thermal and not pair.depth:
-            fused = replace(fused, reason=fused.reason or NO_DEPTH)
-        fused_ns = time.monotonic_ns()
+    def pass_through(self, pair: Pair, stalled_ns: int) -> None:
+        reason = STALLS
+        if stalled_ns > HANGS_NS:
+            reason = self._health.error = HANGS
+        fused = Fused(pair.rgb.pixels, Mode.PASSTHROUGH, reason)
+        self.publish(pair, Answer(fused, None, time.monotonic_ns()))
+
+    def publish(self, pair: Pair, answer: Answer) -> None:
+        try:
+            self._publish_answer(pair, answer)
+        except Exception:  # the worker must outlive whatever one frame does
+            self._failed()
+
+    def _failed(self) -> None:
+        """Tell of the exception in hand."""
+        if self._node.context.ok():  # else the process is ending and publishers are gone
+            self._health.error = traceback.format_exc(limit=-1)
+            self._node.log_error(traceback.format_exc())
+
+    def _publish_answer(self, pair: Pair, answer: Answer) -> None:
+        fused, view, fused_ns = answer.fused, answer.view, time.monotonic_ns()
         source, encoding = pair.rgb.source, pair.rgb.encoding
         if fused.pixels is pair.rgb.pixels and getattr(source, "encoding", None) == encoding:
             self._publish("image", source)
@@ -152,7 +185,7 @@ class CameraPair:
             info.header = source.header
             self._publish("camera_info", info)
         self._health.misalignment = self._watch.estimate
-        status = self._health.answered(pair, fused, view, start_ns, fused_ns, time.monotonic_ns())
+        status = self._health.answered(pair, fused, view, answer.start_ns, fused_ns, time.monotonic_ns())
         self._publish("status", status)
         self._watch.offer(pair, fused, view, self._settings)
         if "overlay" in self._outputs and fused.thermal is not None:

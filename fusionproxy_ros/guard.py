@@ -1,6 +1,7 @@
 """Fuses whatever happens: what goes wrong with thermal, calibration or student passes the RGB frame through."""
 
 import math
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -36,6 +37,9 @@ class Guard:
             self._fusers = build("cpu")
         self._delay_s, self._failed_s = FIRST_DELAY_S, -math.inf
         self._closed = False
+        self._in_use = (
+            threading.Lock()
+        )  # by the worker: one that hangs was left behind, and its fuser is still its own
         self.error = ""  # of the last failure, until fusers work again
 
     def close(self) -> None:
@@ -52,6 +56,10 @@ class Guard:
             return Fused(rgb, Mode.PASSTHROUGH, view.problem)
         if fuser is None:
             return Fused(rgb, Mode.PASSTHROUGH, f"the fuser failed and is built again: {self.error}")
+        if not self._in_use.acquire(blocking=False):
+            return Fused(
+                rgb, Mode.PASSTHROUGH, "fusing hangs with a frame from before the node was deactivated"
+            )
         try:
             return fuser.fuse(pair, view.registration)
         except FusionError as error:  # of this frame, not of the fuser
@@ -59,6 +67,8 @@ class Guard:
         except Exception as error:
             self._drop(error)
             return Fused(rgb, Mode.PASSTHROUGH, f"the fuser failed: {self.error}")
+        finally:
+            self._in_use.release()
 
     def _drop(self, error: Exception) -> None:
         self.error = f"{type(error).__name__}: {error}"

@@ -1,13 +1,20 @@
-"""The one thread that fuses and publishes, and the mailboxes between it and the callbacks."""
+"""The one thread that fuses and publishes, its stand-in while fusing stalls, and the mailboxes of the callbacks."""
 
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from statistics import median
+from typing import Any, Protocol
 
 from fusionproxy_ros.frames import NS_PER_S, Frame, Pair
 from fusionproxy_ros.sync import NearestSync, SyncConfig
+
+STALL_SHARE = 4  # fusing that takes longer than this part of max_latency_ns...
+STALL_RATIO = 3  # ...and this many times as long as usual stalls
+RECENT = 15  # frames whose median is usual
+STOP_S = 0.5  # how long an end waits for the frame in hand
 
 
 def run_in_background(work: Callable, *arguments, urgent: bool = False) -> None:
@@ -21,20 +28,28 @@ def run_in_background(work: Callable, *arguments, urgent: bool = False) -> None:
     threading.Thread(target=run, daemon=True).start()
 
 
+class Answering(Protocol):
+    """What is done with a lane's pairs; nothing here raises. Only `fuse` may take its time, and only it may hang."""
+
+    def fuse(self, pair: Pair) -> Any:
+        """The answer, for `publish`; in the worker's thread."""
+
+    def publish(self, pair: Pair, answer: Any) -> None:
+        """In the worker's thread."""
+
+    def pass_through(self, pair: Pair, stalled_ns: int) -> None:
+        """Publish RGB: fusing stalls, for so long by now. In the stand-in's thread, never beside `publish`."""
+
+    def skip(self, pair: Pair) -> None:
+        """Overload; called with the lock held, must be quick."""
+
+
 class Lane:
     """One camera pair's sync and mailbox, made by Worker.add_lane; frames in from any thread."""
 
-    def __init__(
-        self,
-        wake: threading.Condition,
-        sync: NearestSync,
-        max_latency_ns: int,
-        answer: Callable[[Pair], None],
-        skip: Callable[[Pair], None],
-    ):
+    def __init__(self, wake: threading.Condition, sync: NearestSync, max_latency_ns: int, cameras: Answering):
         self._wake = wake  # the worker's, which guards everything here
-        self.sync, self._max_latency_ns = sync, max_latency_ns
-        self.answer, self._skip = answer, skip
+        self.sync, self.max_latency_ns, self.cameras = sync, max_latency_ns, cameras
         self.ready: deque[Pair] = deque()
 
     def add_rgb(self, frame: Frame, passthrough_reason: str = "") -> None:
@@ -55,47 +70,58 @@ class Lane:
     def configure(self, config: SyncConfig, max_latency_ns: int) -> None:
         """Change the limits from the next decision on."""
         with self._wake:
-            self.sync.config, self._max_latency_ns = config, max_latency_ns
-            self._wake.notify()
+            self.sync.config, self.max_latency_ns = config, max_latency_ns
+            self._wake.notify_all()
 
     def enqueue(self, pairs: list[Pair]) -> None:
         """Decided pairs, for the worker; called with the lock held."""
         self.ready.extend(pairs)
         now_ns = time.monotonic_ns()
-        if self.ready and self.ready[0].rgb.arrival_ns < now_ns - self._max_latency_ns:
+        if self.ready and self.ready[0].rgb.arrival_ns < now_ns - self.max_latency_ns:
             # Catch up at once: skipping one by one would keep all that follows just as late.
-            while len(self.ready) > 1 and self.ready[0].rgb.arrival_ns < now_ns - self._max_latency_ns // 2:
-                self._skip(self.ready.popleft())
-        self._wake.notify()
+            while len(self.ready) > 1 and self.ready[0].rgb.arrival_ns < now_ns - self.max_latency_ns // 2:
+                self.cameras.skip(self.ready.popleft())
+        self._wake.notify_all()
 
 
 class Worker:
-    """One thread for any number of lanes: of all pairs that are decided, the one whose RGB frame came first is next."""
+    """One thread for any number of lanes: of all pairs that are decided, the one whose RGB frame came first is next.
+
+    When fusing a pair stalls (a GPU that hangs, a machine that is busy elsewhere), a second thread, the stand-in, lets
+    its RGB frame through, and those of all that follow, until the worker comes back; what it then brings is too late
+    and forgotten. A pair stalls that takes longer than a STALL_SHARE-th of its lane's max_latency_ns, and STALL_RATIO
+    times as long as usual: where everything is slow, everything is fused.
+    """
 
     def __init__(self):
-        self._wake = threading.Condition()  # guards everything here and in the lanes
+        lock = threading.RLock()  # guards everything here and in the lanes
+        self._wake = threading.Condition(lock)  # of the worker, and of the stand-in while it answers
+        self._rest = threading.Condition(lock)  # of the stand-in while it watches
         self._lanes: list[Lane] = []
-        self._stopping = False
-        self._thread = threading.Thread(target=self._work, name="fusion worker", daemon=True)
-        self._thread.start()
+        self._hand: tuple[Lane, Pair] | None = None  # what the worker fuses
+        self._since_ns = 0  # when it began
+        self._recent_ns: deque[int] = deque(maxlen=RECENT)  # how long it took with thermal
+        self._stalled = False  # the stand-in has answered the pair in hand
+        self._standing_in = False  # it is about to publish
+        self._stopping = self._abandoned = False
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in ((self._work, "fusion worker"), (self._stand_in, "fusion stand-in"))
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def add_lane(
-        self,
-        sync: NearestSync,
-        max_latency_ns: int,
-        answer: Callable[[Pair], None],
-        skip: Callable[[Pair], None],
-    ) -> Lane:
-        """Frames into the lane, decided pairs out to `answer` in the worker's thread, in order, by their deadline.
+    def add_lane(self, sync: NearestSync, max_latency_ns: int, cameras: Answering) -> Lane:
+        """Frames into the lane, decided pairs out to `cameras`, in order, by their deadline.
 
         sync: decides the pairs; owned by the lane from here on.
         max_latency_ns: overload. When the lane's oldest pair has an RGB frame that arrived longer ago, all that arrived
-            more than half of it ago go to `skip`, but for the newest pair; so the mailbox holds no more than arrives in
+            more than half of it ago are skipped, but for the newest pair; so the mailbox holds no more than arrives in
             that time.
-        answer: must not raise. skip: called with the lock held; must be quick.
         """
         with self._wake:
-            self._lanes.append(Lane(self._wake, sync, max_latency_ns, answer, skip))
+            self._lanes.append(Lane(self._wake, sync, max_latency_ns, cameras))
+            self._rest.notify_all()  # it may have less patience than the others
             return self._lanes[-1]
 
     def reset(self) -> None:
@@ -105,27 +131,86 @@ class Worker:
                 lane.enqueue(lane.sync.reset(time.monotonic_ns()))
 
     def stop(self) -> None:
-        """End the thread after the pair in hand; what waits is forgotten."""
+        """End the threads after the pair in hand, if that takes no longer than STOP_S; what waits is forgotten."""
         with self._wake:
             self._stopping = True
-            self._wake.notify()
-        self._thread.join()
-
-    def _take(self) -> tuple[Lane, Pair] | None:
-        """The next pair, when there is one; None when stopping."""
+            self._wake.notify_all()
+            self._rest.notify_all()
+        for thread in self._threads:
+            thread.join(STOP_S)
         with self._wake:
-            while not self._stopping:
-                now_ns = time.monotonic_ns()
-                for lane in self._lanes:
-                    lane.enqueue(lane.sync.poll(now_ns))
-                if waiting := [lane for lane in self._lanes if lane.ready]:
-                    lane = min(waiting, key=lambda lane: lane.ready[0].rgb.arrival_ns)
-                    return lane, lane.ready.popleft()
-                due_ns = [lane.sync.next_deadline_ns for lane in self._lanes]
-                due_ns = min((ns for ns in due_ns if ns is not None), default=None)
-                self._wake.wait(None if due_ns is None else max(0, due_ns - now_ns) / NS_PER_S)
+            self._abandoned = True
+
+    def _next(self, wanted: Callable[[], bool]) -> tuple[Lane, Pair] | None:
+        """Wait for the next pair; None as soon as none is `wanted`. Called with the lock held."""
+        while wanted():
+            now_ns = time.monotonic_ns()
+            for lane in self._lanes:
+                lane.enqueue(lane.sync.poll(now_ns))
+            if waiting := [lane for lane in self._lanes if lane.ready]:
+                lane = min(waiting, key=lambda lane: lane.ready[0].rgb.arrival_ns)
+                return lane, lane.ready.popleft()
+            due_ns = [lane.sync.next_deadline_ns for lane in self._lanes]
+            due_ns = min((ns for ns in due_ns if ns is not None), default=None)
+            self._wake.wait(None if due_ns is None else max(0, due_ns - now_ns) / NS_PER_S)
+        return None
+
+    # --- the worker ---------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while taken := self._take():
             lane, pair = taken
-            lane.answer(pair)
+            answer = lane.cameras.fuse(pair)
+            if self._is_in_time():
+                lane.cameras.publish(pair, answer)
+
+    def _take(self) -> tuple[Lane, Pair] | None:
+        """The next pair, when there is one; None when stopping."""
+        with self._wake:
+            self._hand = self._next(lambda: not self._stopping)
+            self._since_ns = time.monotonic_ns()
+            return self._hand
+
+    def _is_in_time(self) -> bool:
+        """Whether the pair in hand, which is fused now, is still to be published."""
+        with self._wake:
+            if self._hand[1].thermal:
+                self._recent_ns.append(time.monotonic_ns() - self._since_ns)
+            in_time = not self._stalled
+            self._hand, self._stalled = None, False
+            self._wake.notify_all()
+            while self._standing_in:  # what it publishes came first
+                self._wake.wait()
+            return in_time and not self._abandoned
+
+    # --- the stand-in -------------------------------------------------------------------------------------
+
+    def _stand_in(self) -> None:
+        while taken := self._take_over():
+            lane, pair = taken
+            lane.cameras.pass_through(pair, time.monotonic_ns() - self._since_ns)
+            with self._wake:
+                self._standing_in = False
+                self._wake.notify_all()
+
+    def _take_over(self) -> tuple[Lane, Pair] | None:
+        """The pair in hand once it stalls, then those that follow; None when stopping."""
+        with self._wake:
+            taken = None
+            while not taken and not self._stopping:
+                if self._stalled:
+                    taken = self._next(lambda: self._stalled and not self._stopping)
+                elif (rest_ns := self._patience_ns()) <= 0:
+                    taken, self._stalled = self._hand, True
+                else:
+                    self._rest.wait(rest_ns / NS_PER_S)
+            self._standing_in = taken is not None
+            return taken
+
+    def _patience_ns(self) -> int:
+        """How long from now nothing can stall."""
+        if not self._hand:
+            return min((lane.max_latency_ns for lane in self._lanes), default=NS_PER_S) // STALL_SHARE
+        usual_ns = median(self._recent_ns) if self._recent_ns else 0
+        limit_ns = max(self._hand[0].max_latency_ns // STALL_SHARE, STALL_RATIO * usual_ns)
+        return int(self._since_ns + limit_ns - time.monotonic_ns())

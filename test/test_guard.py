@@ -54,6 +54,27 @@ class Failing:
         return {"": fuser}
 
 
+def test_a_fuser_that_hangs_in_a_thread_that_was_left_behind_is_not_used_by_another():
+    build = Failing(None, 0)
+    owner, hanging, go_on = guard.Guard(build, "cpu", print), threading.Event(), threading.Event()
+    fuse = owner._fusers[""].fuse
+
+    def hang(*arguments):
+        hanging.set()
+        go_on.wait(10)
+        return fuse(*arguments)
+
+    owner._fusers[""].fuse, answers = hang, []
+    behind = threading.Thread(target=lambda: answers.append(owner.fuse("", pair(), VIEW)))
+    behind.start()
+    hanging.wait(10)
+    fused = owner.fuse("", pair(), VIEW)
+    assert fused.mode is Mode.PASSTHROUGH and "hangs" in fused.reason
+    go_on.set()
+    behind.join()
+    assert answers[0].mode is owner.fuse("", pair(), VIEW).mode is Mode.FUSED
+
+
 @pytest.fixture
 def hasty(monkeypatch):
     monkeypatch.setattr(guard, "FIRST_DELAY_S", 0.02)

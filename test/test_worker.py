@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from fusionproxy_ros.frames import Frame, Mode
+from fusionproxy_ros.frames import NS_PER_S, Frame, Mode
 from fusionproxy_ros.sync import NearestSync, SyncConfig
 from fusionproxy_ros.worker import Worker, run_in_background
 
@@ -19,22 +19,40 @@ def frame(stamp_ms, arrival_ns=None):
     return Frame(stamp_ms * MS, "", np.zeros((1, 1), np.uint8), "", arrival_ns)
 
 
+def stamps_ms(pairs):
+    return [pair.rgb.stamp_ns // MS for pair in pairs]
+
+
 class Harness:
-    """A worker whose answers can be held up."""
+    """A worker whose fusing can be held up."""
 
     def __init__(self, max_latency_ms=10_000, deadline_ms=20):
-        self.answered, self.skipped = [], []
+        self.answered, self.skipped, self.passed = [], [], []
         self.open = threading.Event()
         self.open.set()
         config = SyncConfig(tolerance_ns=5 * MS, deadline_ns=deadline_ms * MS)
         self.worker = Worker()
-        self.lane = self.worker.add_lane(
-            NearestSync(config), max_latency_ms * MS, self._answer, self.skipped.append
-        )
+        self.lane = self.worker.add_lane(NearestSync(config), max_latency_ms * MS, self)
 
-    def _answer(self, pair):
+    def usually_slow(self):
+        """Nothing stalls that takes seconds."""
+        self.worker._recent_ns.append(10 * NS_PER_S)
+        return self
+
+    def fuse(self, pair):
         self.open.wait(10)
+        return pair.rgb.stamp_ns // MS
+
+    def publish(self, pair, answer):
+        assert answer == pair.rgb.stamp_ns // MS
         self.answered.append(pair)
+
+    def pass_through(self, pair, stalled_ns):
+        self.passed.append(pair)
+        self.answered.append(pair)
+
+    def skip(self, pair):
+        self.skipped.append(pair)
 
     def wait(self, count):
         end = time.monotonic() + 10
@@ -55,7 +73,7 @@ def make():
     for harness in made:
         harness.open.set()
         harness.worker.stop()
-        assert not harness.worker._thread.is_alive()
+        assert not any(thread.is_alive() for thread in harness.worker._threads)
 
 
 def test_a_frame_without_thermal_is_answered_at_its_deadline_though_nothing_else_arrives(make):
@@ -74,19 +92,19 @@ def test_a_pair_is_answered_without_waiting_for_the_deadline(make):
     assert harness.answered[0].mode is Mode.FUSED
 
 
-def test_a_stalled_worker_skips_what_became_too_old_and_answers_the_newest(make):
-    harness = make(max_latency_ms=50, deadline_ms=0)
+def test_a_slow_worker_skips_what_became_too_old_and_answers_the_newest(make):
+    harness = make(max_latency_ms=50, deadline_ms=0).usually_slow()
     harness.open.clear()
     old_ns = time.monotonic_ns() - 1000 * MS
     harness.lane.add_rgb(frame(0, old_ns))  # in the worker's hands
     time.sleep(0.05)
     for i in range(1, 500):
         harness.lane.add_rgb(frame(i, old_ns))
-        assert len(harness.lane.ready) <= 1  # a stall costs no memory
+        assert len(harness.lane.ready) <= 1  # overload costs no memory
     harness.open.set()
     harness.wait(500)
-    assert [p.rgb.stamp_ns // MS for p in harness.answered] == [0, 499]
-    assert [p.rgb.stamp_ns // MS for p in harness.skipped] == list(range(1, 499))
+    assert stamps_ms(harness.answered) == [0, 499]
+    assert stamps_ms(harness.skipped) == list(range(1, 499))
 
 
 def test_a_burst_is_answered_whole_while_it_is_young(make):
@@ -97,7 +115,7 @@ def test_a_burst_is_answered_whole_while_it_is_young(make):
     harness.lane.add_thermal(frame(1004))  # decides all five at once
     harness.open.set()
     harness.wait(5)
-    assert [p.rgb.stamp_ns // MS for p in harness.answered] == [1000, 1001, 1002, 1003, 1004]
+    assert stamps_ms(harness.answered) == [1000, 1001, 1002, 1003, 1004]
 
 
 def test_new_limits_hold_from_the_next_decision_on(make):
@@ -109,28 +127,23 @@ def test_new_limits_hold_from_the_next_decision_on(make):
 
 def test_of_several_cameras_the_frame_that_came_first_is_answered_first(make):
     harness = make(deadline_ms=0)
-    order = []
-    rear = harness.worker.add_lane(NearestSync(SyncConfig()), 10_000 * MS, order.append, order.append)
+    rear = harness.worker.add_lane(NearestSync(SyncConfig()), 10_000 * MS, harness)
     harness.open.clear()
     harness.lane.add_rgb(frame(0))  # in the worker's hands
     time.sleep(0.05)
     now_ns = time.monotonic_ns()
-    harness.lane.answer = order.append
     for i in range(3):
         rear.add_rgb(frame(2000 + i, now_ns + 2 * i), "as it is")
     for i in range(3):  # decided later, but the first of them has waited longest
         harness.lane.add_rgb(frame(1000 + i, now_ns + 2 * i - 1), "as it is")
     harness.open.set()
-    end = time.monotonic() + 10
-    while len(order) < 6 and time.monotonic() < end:
-        time.sleep(0.002)
-    assert [pair.rgb.stamp_ns // MS for pair in order] == [1000, 2000, 1001, 2001, 1002, 2002]
+    harness.wait(7)
+    assert stamps_ms(harness.answered) == [0, 1000, 2000, 1001, 2001, 1002, 2002]
 
 
 def test_a_camera_that_overloads_the_node_loses_its_own_frames_and_no_others(make):
-    harness = make(max_latency_ms=50, deadline_ms=0)
-    answered, skipped = [], []
-    rear = harness.worker.add_lane(NearestSync(SyncConfig()), 50 * MS, answered.append, skipped.append)
+    harness = make(max_latency_ms=50, deadline_ms=0).usually_slow()
+    rear = harness.worker.add_lane(NearestSync(SyncConfig()), 50 * MS, harness)
     harness.open.clear()
     harness.lane.add_rgb(frame(0))
     time.sleep(0.05)
@@ -138,9 +151,91 @@ def test_a_camera_that_overloads_the_node_loses_its_own_frames_and_no_others(mak
     for i in range(1, 100):
         harness.lane.add_rgb(frame(i, time.monotonic_ns() - 1000 * MS), "as it is")
     harness.open.set()
-    harness.wait(100)
-    assert len(harness.skipped) == 98 and not skipped
-    assert [pair.rgb.stamp_ns // MS for pair in answered] == [2000]
+    harness.wait(101)
+    assert len(harness.skipped) == 98 and max(stamps_ms(harness.skipped)) < 1000
+    assert sorted(stamps_ms(harness.answered)) == [0, 99, 2000]
+
+
+def test_while_fusing_hangs_rgb_passes_at_once_and_in_order_and_what_comes_too_late_is_forgotten(make):
+    harness = make(max_latency_ms=4000, deadline_ms=0)
+    harness.open.clear()
+    start_s = time.monotonic()
+    harness.lane.add_rgb(frame(1))
+    harness.lane.add_rgb(frame(2))
+    harness.wait(2)
+    waited_s = time.monotonic() - start_s
+    assert 1.0 <= waited_s < 1.5  # a quarter of max_latency, for both
+    start_s = time.monotonic()
+    harness.lane.add_rgb(frame(3))
+    harness.wait(3)
+    assert time.monotonic() - start_s < 0.5
+    harness.open.set()
+    time.sleep(0.05)
+    harness.lane.add_rgb(frame(4))
+    harness.wait(4)
+    assert stamps_ms(harness.answered) == [1, 2, 3, 4] and stamps_ms(harness.passed) == [1, 2, 3]
+
+
+def test_a_frame_without_thermal_that_falls_due_while_fusing_hangs_passes_at_its_deadline(make):
+    harness = make(max_latency_ms=100, deadline_ms=150)
+    harness.open.clear()
+    harness.lane.add_thermal(frame(1))
+    harness.lane.add_rgb(frame(1))
+    harness.wait(1)
+    late = frame(20)
+    harness.lane.add_rgb(late)
+    harness.wait(2)
+    assert 0.15 <= (time.monotonic_ns() - late.arrival_ns) / NS_PER_S < 1
+
+
+def test_where_every_frame_is_slow_every_frame_is_fused(make):
+    harness = make(max_latency_ms=200, deadline_ms=0)  # 50 ms would be a stall
+    harness.fuse = lambda pair: time.sleep(0.08) or pair.rgb.stamp_ns // MS
+    for i in range(8):
+        harness.lane.add_thermal(frame(i))
+        harness.lane.add_rgb(frame(i))
+        time.sleep(0.12)
+    harness.wait(8)
+    assert stamps_ms(harness.passed) == [0]  # nothing is known of how long it takes
+
+
+def test_an_end_does_not_wait_for_a_frame_that_hangs_and_its_answer_is_not_published(make):
+    harness = make(max_latency_ms=60_000, deadline_ms=0)
+    harness.open.clear()
+    harness.lane.add_rgb(frame(1))
+    time.sleep(0.05)
+    start_s = time.monotonic()
+    harness.worker.stop()
+    assert time.monotonic() - start_s < 0.9
+    harness.open.set()
+    time.sleep(0.05)
+    assert not harness.answered
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_stalls_every_frame_is_answered_once_and_in_order(make, seed):
+    harness, rng = make(max_latency_ms=40, deadline_ms=5), np.random.default_rng(seed)
+    rear = harness.worker.add_lane(NearestSync(SyncConfig(deadline_ns=5 * MS)), 40 * MS, harness)
+    harness.fuse = lambda pair: (
+        time.sleep(rng.choice([0.0, 0.002, 0.009, 0.012, 0.03])) or pair.rgb.stamp_ns // MS
+    )
+    harness.pass_through = lambda pair, ns: (
+        time.sleep(rng.choice([0.0, 0.004])),
+        Harness.pass_through(harness, pair, ns),
+    )
+    for i in range(200):
+        for lane, name in (harness.lane, 0), (rear, 10_000):
+            lane.add_rgb(frame(name + i))
+            if rng.random() < 0.7:
+                lane.add_thermal(frame(name + i))
+        time.sleep(0.004)
+    harness.wait(400)
+    for first in 0, 10_000:
+        mine = range(first, first + 200)
+        answered = [ms for ms in stamps_ms(harness.answered) if ms in mine]
+        assert sorted(answered + [ms for ms in stamps_ms(harness.skipped) if ms in mine]) == list(mine)
+        assert answered == sorted(answered)
+    assert harness.passed and len(harness.passed) < len(harness.answered)
 
 
 def test_a_clock_jump_answers_what_waits(make):

@@ -13,7 +13,7 @@ def test_more_frames_than_the_machine_can_fuse_are_skipped_in_order_and_each_ski
     graph.fusion({"max_latency_s": 0.05, "student.threads": 1, "student.device": "cpu"})
     down, cameras = graph.downstream(keep_pixels=False), graph.cameras()
     rgb = np.zeros((1080, 1440, 3), np.uint8)
-    for i in range(40):  # far faster than one thread fuses this size
+    for i in range(120):  # far faster than one thread fuses this size
         stamp_ns = 10**9 + i * 10_000_000
         cameras.publish("thermal", stamp_ns, rgb[..., 0])
         cameras.publish("rgb", stamp_ns, rgb)
