@@ -13,9 +13,13 @@ def test_more_frames_than_the_machine_can_fuse_are_skipped_in_order_and_each_ski
     graph.fusion({"max_latency_s": 0.05, "student.threads": 1, "student.device": "cpu"})
     down, cameras = graph.downstream(keep_pixels=False), graph.cameras()
     rgb = np.zeros((1080, 1440, 3), np.uint8)
-    for i in range(120):  # far faster than one thread fuses this size
+    thermal = np.arange(1080 * 1440, dtype=np.uint8).reshape(1080, 1440)
+    i = 0
+    while not down.statuses or down.statuses[-1].dropped < 10:  # far faster than one thread fuses this size
+        i += 1
+        assert i < 2000, "no skip"
         stamp_ns = 10**9 + i * 10_000_000
-        cameras.publish("thermal", stamp_ns, rgb[..., 0])
+        cameras.publish("thermal", stamp_ns, np.roll(thermal, i))
         cameras.publish("rgb", stamp_ns, rgb)
         time.sleep(0.01)
     wait_until(
