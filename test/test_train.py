@@ -20,12 +20,12 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from fusionproxy_ros.distill import loop, train
 from fusionproxy_ros.distill.backbones import Backbone, load_backbone
-from fusionproxy_ros.distill.data import DataError
+from fusionproxy_ros.distill.data import DataError, find_pairs, load
 from fusionproxy_ros.distill.ensemble import summarise
 from fusionproxy_ros.distill.losses import identity_loss
 from fusionproxy_ros.distill.metrics import RANKED
 from fusionproxy_ros.distill.tensors import TensorFileError, read_tensors, write_tensors
-from fusionproxy_ros.distill.train import METHODS, Batch, draw_batch, loss_of_batch
+from fusionproxy_ros.distill.train import METHODS, Batch, answered_by, batch_of, choose, loss_of_batch
 from fusionproxy_ros.student import Student, load_student
 
 ROOT = Path(__file__).parents[1]
@@ -280,6 +280,10 @@ def ensembles(backbone):
     return [ensemble_of(index, backbone) for index in range(4)]
 
 
+def draw_batch(ensembles, rng):
+    return batch_of(choose(ensembles, rng), rng)
+
+
 def drawn(ensembles, seed, **changed):
     """A batch as it is drawn, but without noise and with what is given."""
     batch = draw_batch(ensembles, np.random.default_rng(seed))
@@ -337,6 +341,20 @@ def test_drawing_leaves_the_ensembles_alone(ensembles):
         draw_batch(ensembles, np.random.default_rng(seed))
     for one, old in zip(ensembles, before, strict=True):
         assert all(torch.equal(a, b) for a, b in zip((one.luma, one.thermal, one.mean), old, strict=True))
+
+
+def test_an_elder_student_answers_crops_that_no_teacher_has_seen(folder):
+    elder = load_student("nano")
+    examples = [load(pair) for pair in find_pairs(folder.parent / "pairs")]
+    fresh, other, again = (answered_by(elder, examples, np.random.default_rng(seed)) for seed in (0, 1, 0))
+    assert len(fresh) == train.BATCH
+    for one, same in zip(fresh, again, strict=True):
+        luma, thermal = (plane[None, None].float() / 255 for plane in (one.luma, one.thermal))
+        assert torch.equal(elder(luma, thermal)[0, 0], one.mean) and not one.variance.any()
+        assert torch.equal(one.luma, same.luma) and torch.equal(one.mean, same.mean)
+    assert not any(torch.equal(one.luma, two.luma) for one in fresh for two in other)
+    batch = batch_of(fresh, np.random.default_rng(0))
+    assert loss_of_batch(elder, batch, METHODS["full"], None).isfinite(), "without features"
 
 
 # the loss
@@ -516,6 +534,17 @@ def test_the_command_writes_a_checkpoint_that_the_node_loads_and_says_what_it_is
     assert "step 3 loss" in out.with_suffix(".log").read_text()
 
 
+def test_the_command_learns_from_an_elder_student_and_says_so(folder, tmp_path):
+    out = tmp_path / "student.safetensors"
+    train.main(arguments(folder, out, 3, "--elder", "nano"))
+    assert read_tensors(out)[1]["steps"] == "3, half of them answered by nano"
+    with pytest.raises(TensorFileError, match="elder"):
+        train.main(arguments(folder, out, 3))
+    train.main(arguments(folder, tmp_path / "alone.safetensors", 3))
+    students = [load_student(path) for path in (out, tmp_path / "alone.safetensors")]
+    assert not torch.equal(*map(weights_of, students))
+
+
 def test_the_same_seed_gives_the_same_student_and_another_another(folder, tmp_path):
     students = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -573,15 +602,15 @@ DIES = """
 import os, signal
 from fusionproxy_ros.distill import loop, train
 
-loop.SAVE_EVERY, drawn, draw_batch = {save_every}, [], train.draw_batch
+loop.SAVE_EVERY, drawn, batch_of = {save_every}, [], train.batch_of
 
 def draw_or_die(*arguments):
     drawn.append(1)
     if len(drawn) > {lives_for}:
         os.kill(os.getpid(), signal.SIGKILL)
-    return draw_batch(*arguments)
+    return batch_of(*arguments)
 
-train.draw_batch = draw_or_die
+train.batch_of = draw_or_die
 train.main({arguments})
 """
 

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fusionproxy_ros.distill.backbones import Backbone, load_backbone
-from fusionproxy_ros.distill.data import DATA, PairFile, find_pairs, load, split
-from fusionproxy_ros.distill.ensemble import Ensemble, load_ensembles
+from fusionproxy_ros.distill.data import DATA, Example, PairFile, find_pairs, load, split, to_tensor
+from fusionproxy_ros.distill.ensemble import Ensemble, crop_under_conditions, load_ensembles
 from fusionproxy_ros.distill.likelihood import Likelihood
 from fusionproxy_ros.distill.loop import device_here, fit, process_here
 from fusionproxy_ros.distill.losses import certainty, feature_loss, identity_loss, pixel_loss, routed
 from fusionproxy_ros.distill.metrics import RANKED
 from fusionproxy_ros.distill.tables import mean_scores, scores, student_fuse
-from fusionproxy_ros.student import Student, save_student
+from fusionproxy_ros.student import Student, load_student, save_student
 
 BATCH = 6
 LEARNING_RATE = 2e-3
@@ -34,6 +34,7 @@ LIKELIHOOD_WEIGHT = 0.05
 FEATURE_WEIGHT = 0.05
 IDENTITY_WEIGHT = 0.5
 DEAD_SHARE = 0.15  # of the examples: thermal is a constant with slight noise, and the answer is luma
+ELDER_SHARE = 0.5  # of the batches, where there is an elder student
 PARTIAL_SHARE = 0.25  # of the examples: the thermal camera sees only part of the RGB image
 LICENCE = (
     "trained on the data named here: MSRS and RoadScene state no licence and ask to be cited, M3SVD is MIT, M3FD came "
@@ -87,9 +88,23 @@ class Batch:
         return Batch(**{f.name: moved(getattr(self, f.name)) for f in fields(self)})
 
 
-def draw_batch(ensembles: Sequence[Ensemble], rng: np.random.Generator) -> Batch:
-    """BATCH ensembles with what only the student meets: noise, thermal that is dead or sees part of the picture."""
-    chosen = [ensembles[i] for i in rng.integers(0, len(ensembles), BATCH)]
+def choose(ensembles: Sequence[Ensemble], rng: np.random.Generator) -> list[Ensemble]:
+    return [ensembles[i] for i in rng.integers(0, len(ensembles), BATCH)]
+
+
+@torch.inference_mode()
+def answered_by(elder: Student, examples: Sequence[Example], rng: np.random.Generator) -> list[Ensemble]:
+    """BATCH fresh crops under bad conditions, and the elder student's answers: as of samples that all agree."""
+    result = []
+    for index in rng.integers(0, 2**31, BATCH):
+        id, luma, thermal = crop_under_conditions(examples, int(index), int(rng.integers(2**31)))
+        fused = elder(to_tensor(luma), to_tensor(thermal))[0, 0]
+        result.append(Ensemble(id, *map(torch.from_numpy, (luma, thermal)), fused, torch.zeros_like(fused)))
+    return result
+
+
+def batch_of(chosen: Sequence[Ensemble], rng: np.random.Generator) -> Batch:
+    """These BATCH ensembles with what only the student meets: noise, thermal that is dead or sees part of the view."""
 
     def stacked(images: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(images)).float()
@@ -145,7 +160,7 @@ def loss_of_batch(student: nn.Module, batch: Batch, method: Method, backbone: Ba
         weight = certainty(batch.variance[live]) if method.pixels == "weighted" else 1.0
         wanted = batch.mean[live] + luma - batch.luma[live]
         loss = loss + (1 - share) * pixel_loss(fused, wanted, weight * trust)
-    if method.features:
+    if method.features and batch.feature_mean:
         inside = {
             layer: F.adaptive_avg_pool2d(trust, m.shape[-2:]) == 1 for layer, m in batch.feature_mean.items()
         }
@@ -165,16 +180,25 @@ def train(
     seed: int,
     state: Path,
     widths: Sequence[int],
+    elder: Student | None = None,
+    examples: Sequence[Example] = (),
 ) -> Student:
-    """A student; resumes from `state` where a run was killed."""
+    """A student; resumes from `state` where a run was killed.
+
+    elder: a larger student of the same ensembles, which answers ELDER_SHARE of the batches: crops of `examples`.
+    """
     backbone = ensembles[0].backbone
     frozen = load_backbone(backbone).to(device_here()) if METHODS[method].features else None
 
     def loss_of(student: nn.Module, rng: np.random.Generator, device: torch.device) -> Tensor:
-        return loss_of_batch(student, draw_batch(ensembles, rng).to(device), METHODS[method], frozen)
+        by_elder = elder is not None and rng.random() < ELDER_SHARE
+        chosen = answered_by(elder, examples, rng) if by_elder else choose(ensembles, rng)
+        return loss_of_batch(student, batch_of(chosen, rng).to(device), METHODS[method], frozen)
 
     torch.manual_seed(seed)
     settings = {"method": method, "ensembles": len(ensembles), "backbone": backbone, "widths": list(widths)}
+    if elder:
+        settings["elder"] = list(elder.widths)
     return fit(Student(tuple(widths)), loss_of, steps, seed, LEARNING_RATE, state, settings)
 
 
@@ -200,11 +224,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data", type=Path, default=DATA / "pairs", help="of its held-out pairs the metrics are noted"
     )
+    parser.add_argument(
+        "--elder", default="", help="a larger student, which answers fresh crops of --data for a smaller one"
+    )
     parser.add_argument("--seed", type=int, default=0)
     o = parser.parse_args(arguments)
-    held_out = split(find_pairs(o.data))[1]
+    training, held_out = split(find_pairs(o.data))
     ensembles = load_ensembles(o.ensembles)
-    student = train(ensembles, o.method, o.steps, o.seed, o.out.with_suffix(".state"), o.widths)
+    elder = load_student(o.elder) if o.elder else None
+    examples = [load(pair) for pair in tqdm(training, "decode", unit="pair")] if elder else []
+    state = o.out.with_suffix(".state")
+    student = train(ensembles, o.method, o.steps, o.seed, state, o.widths, elder, examples)
     if process_here()[0] > 0:
         return
     described = {
@@ -212,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "teacher": "none: unsupervised" if o.method == "unsupervised" else ensembles[0].teacher,
         "metrics": f"{json.dumps(held_out_metrics(student, held_out))} on {len(held_out)} held-out pairs",
         "method": o.method,
-        "steps": str(o.steps),
+        "steps": str(o.steps) + (f", half of them answered by {Path(o.elder).stem}" if o.elder else ""),
         "seed": str(o.seed),
         "licence": LICENCE,
     }
