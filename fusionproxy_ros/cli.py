@@ -320,9 +320,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--plane-depth-m", type=_positive, default=20.0, help="depth at which --calibration is exact"
     )
-    one.add_argument(
-        "--student", type=Path, help="checkpoint (.safetensors), or nano; the default if not given"
-    )
+    one.add_argument("--student", type=Path, help="checkpoint (.safetensors); the shipped one if not given")
     one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     one.set_defaults(run=fuse_pairs)
 
@@ -449,9 +447,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--pairs", type=int, nargs="*", default=[1, 2, 4, 8], help="numbers of camera pairs fused in turn"
     )
-    one.add_argument(
-        "--student", type=Path, help="checkpoint (.safetensors), or nano; the default if not given"
-    )
+    one.add_argument("--student", type=Path, help="checkpoint (.safetensors); the shipped one if not given")
     one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     one.add_argument("--out", type=Path, default=Path("out/bench"), help="folder for bench.json, bench.png")
     one.set_defaults(run=bench)

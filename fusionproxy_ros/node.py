@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable
 from functools import partial, wraps
+from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
@@ -16,7 +17,7 @@ from fusionproxy_ros.frames import FusionError
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.guard import Guard
 from fusionproxy_ros.parameters import ParameterError, Parameters, Settings
-from fusionproxy_ros.student import Student, load_student
+from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
 from fusionproxy_ros.sync_policy import make_sync
 from fusionproxy_ros.tf import TransformSource
 from fusionproxy_ros.worker import Worker
@@ -86,7 +87,7 @@ class FusionNode(LifecycleNode):
         for p in parameters.values():
             make_sync(p.sync_policy, p.sync_config())  # says now what it would say at activation
         first = parameters[settings.cameras[0]]
-        student = load_student(first.student_path)
+        student = load_student(Path(first.student_path) if first.student_path else DEFAULT_STUDENT)
         build = partial(_build_fusers, parameters, student, self.get_logger().warning)
         guard = Guard(build, first.device, self.log_error)
         self._configured.append(guard.close)

@@ -217,9 +217,7 @@ class Parameters:
         "normalisation.min_span_k", 2.0, "The same for 32FC1 thermal, in kelvin.", low=0.001, high=1000.0
     )
     student_path: str = _parameter(
-        "student.path",
-        "",
-        "Checkpoint (.safetensors), or nano: shipped too, smaller, faster; empty: the default.",
+        "student.path", "", "Checkpoint (.safetensors); empty: the shipped student."
     )
     device: str = _parameter(
         "student.device", "auto", "auto takes CUDA where there is one.", choices=("auto", "cpu", "cuda")

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from fusionproxy_ros.frames import FusionError
 
-SHIPPED = {name: Path(__file__).parent / "models" / f"{name}.safetensors" for name in ("fusionproxy", "nano")}
-DEFAULT_STUDENT = SHIPPED["fusionproxy"]
+DEFAULT_STUDENT = Path(__file__).parent / "models" / "fusionproxy.safetensors"
 ARCHITECTURE = "local-affine-1"
 CHANNELS_LAST = torch.channels_last
 STRIDE = 16  # pixels of the image per pixel of the coarsest features
@@ -106,9 +105,14 @@ class Student(nn.Module):
         x16 = self.enc16(self.down16(x8).relu_()).relu_()
         x16 = x16 + self.context(x16.mean((2, 3)))[..., None, None]
         x16 = self.dec16(x16).relu_()
-        x8 = self.dec8(F.interpolate(self.up8(x16), scale_factor=2).add_(x8)).relu_()
-        x4 = self.dec4(F.interpolate(self.up4(x8), scale_factor=2).add_(x4)).relu_()
+        x8 = self.dec8(F.interpolate(_pointwise(self.up8, x16), scale_factor=2).add_(x8)).relu_()
+        x4 = self.dec4(F.interpolate(_pointwise(self.up4, x8), scale_factor=2).add_(x4)).relu_()
         return self.head(x4)
+
+
+def _pointwise(layer: nn.Conv2d, features: Tensor) -> Tensor:
+    """A 1x1 convolution as a product: to 8 channels, oneDNN's convolution depends on the number of threads."""
+    return F.linear(features.permute(0, 2, 3, 1), layer.weight[..., 0, 0], layer.bias).permute(0, 3, 1, 2)
 
 
 def _sum(plane: Tensor) -> Tensor:
@@ -146,23 +150,14 @@ def save_student(student: Student, path: Path, metadata: dict[str, str]) -> None
     Path(path).write_bytes(save(state, described))
 
 
-def find_student(name: Path | str) -> Path:
-    """Path of a checkpoint: `name` itself, or that of the shipped student of this name; of the default for ""."""
-    return SHIPPED.get(str(name) or DEFAULT_STUDENT.stem, Path(name))
-
-
 def load_student(path: Path | str, device: str | torch.device = "cpu") -> Student:
     """The student in a checkpoint written by save_student, in eval mode, without gradients.
 
-    path: as for find_student.
     Only safetensors are read: numbers and text, nothing that could run. Raises StudentError where the file is
     missing, not safetensors, damaged, or of another architecture.
     """
-    path = find_student(path)
-    if not path.is_file():
-        raise StudentError(
-            f"{path}: no such checkpoint; give the path of a .safetensors student, or one of {', '.join(SHIPPED)}"
-        )
+    if not Path(path).is_file():
+        raise StudentError(f"{path}: no such checkpoint; give the path of a .safetensors student")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -1,6 +1,5 @@
 import os
 import pickle
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,22 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusionproxy_ros.frames import FusionError
-from fusionproxy_ros.student import (
-    DEFAULT_STUDENT,
-    SHIPPED,
-    Student,
-    StudentError,
-    find_student,
-    load_student,
-    save_student,
-)
+from fusionproxy_ros.student import DEFAULT_STUDENT, Student, StudentError, load_student, save_student
 
 LIMIT_PARAMETERS = 200_000
 
 
-@pytest.fixture(scope="module", params=SHIPPED)
-def shipped(request):
-    return load_student(request.param)
+@pytest.fixture(scope="module")
+def shipped():
+    return load_student(DEFAULT_STUDENT)
 
 
 @pytest.fixture
@@ -85,7 +76,7 @@ def test_inputs_stay_untouched(shipped):
 
 def test_the_same_input_gives_the_same_output(shipped):
     luma, thermal = night_scene()
-    assert torch.equal(shipped(luma, thermal), shipped(luma, thermal))
+    assert torch.equal(shipped(luma, thermal), load_student(DEFAULT_STUDENT)(luma, thermal))
 
 
 def test_the_shipped_student_is_small(shipped):
@@ -145,12 +136,6 @@ def test_a_checkpoint_comes_back_as_it_was_saved(checkpoint):
     for name, tensor in student.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
     torch.testing.assert_close(loaded(luma, thermal), student(luma, thermal))
-
-
-def test_a_shipped_student_is_found_by_name_and_the_default_by_none():
-    assert find_student("") == find_student("fusionproxy") == DEFAULT_STUDENT
-    assert load_student("nano").widths < load_student("").widths
-    assert find_student("mine/nano.safetensors") == Path("mine/nano.safetensors")
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
@@ -232,11 +217,10 @@ def test_a_student_error_is_a_fusion_error():
     assert issubclass(StudentError, FusionError)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_checkpoint_says_where_it_comes_from(name):
+def test_the_shipped_checkpoint_says_where_it_comes_from():
     from safetensors import safe_open
 
-    with safe_open(find_student(name), framework="pt") as file:
+    with safe_open(DEFAULT_STUDENT, framework="pt") as file:
         metadata = file.metadata()
     assert metadata.keys() >= {"architecture", "arguments", "data", "teacher", "metrics", "licence"}
     assert all(metadata.values())

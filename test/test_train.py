@@ -26,7 +26,7 @@ from fusionproxy_ros.distill.losses import identity_loss
 from fusionproxy_ros.distill.metrics import RANKED
 from fusionproxy_ros.distill.tensors import TensorFileError, read_tensors, write_tensors
 from fusionproxy_ros.distill.train import METHODS, Batch, answered_by, batch_of, choose, loss_of_batch
-from fusionproxy_ros.student import Student, load_student
+from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (8, 8, 8)
@@ -344,7 +344,7 @@ def test_drawing_leaves_the_ensembles_alone(ensembles):
 
 
 def test_an_elder_student_answers_crops_that_no_teacher_has_seen(folder):
-    elder = load_student("nano")
+    elder = load_student(DEFAULT_STUDENT)
     examples = [load(pair) for pair in find_pairs(folder.parent / "pairs")]
     fresh, other, again = (answered_by(elder, examples, np.random.default_rng(seed)) for seed in (0, 1, 0))
     assert len(fresh) == train.BATCH
@@ -536,8 +536,8 @@ def test_the_command_writes_a_checkpoint_that_the_node_loads_and_says_what_it_is
 
 def test_the_command_learns_from_an_elder_student_and_says_so(folder, tmp_path):
     out = tmp_path / "student.safetensors"
-    train.main(arguments(folder, out, 3, "--elder", "nano"))
-    assert read_tensors(out)[1]["steps"] == "3, half of them answered by nano"
+    train.main(arguments(folder, out, 3, "--elder", DEFAULT_STUDENT))
+    assert read_tensors(out)[1]["data"].endswith("and fresh ones of 3 pairs that fusionproxy answers")
     with pytest.raises(TensorFileError, match="elder"):
         train.main(arguments(folder, out, 3))
     train.main(arguments(folder, tmp_path / "alone.safetensors", 3))

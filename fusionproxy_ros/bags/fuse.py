@@ -28,7 +28,7 @@ from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.rig import Rig, View
 from fusionproxy_ros.status import NO_DEPTH, REFUSED, begin, describe
-from fusionproxy_ros.student import find_student, load_student
+from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 from fusionproxy_ros.sync import NearestSync
 
 OUTPUTS = {
@@ -180,7 +180,7 @@ class Core:
         p = self._p
         if p.sync_policy != "nearest":
             raise BagError(f"sync_policy is {p.sync_policy}, which only the live node has: set it to nearest")
-        student = find_student(p.student_path)
+        student = Path(p.student_path) if p.student_path else DEFAULT_STUDENT
         self._fuser = Fuser(load_student(student), p.normalisation_config(), p.device, threads=1)
         self.identity = [repr(p), hashlib.sha256(student.read_bytes()).hexdigest(), repr(cameras)]
         self._sync = NearestSync(p.sync_config())

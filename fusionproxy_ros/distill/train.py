@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data", type=Path, default=DATA / "pairs", help="of its held-out pairs the metrics are noted"
     )
     parser.add_argument(
-        "--elder", default="", help="a larger student, which answers fresh crops of --data for a smaller one"
+        "--elder", type=Path, help="a larger student, which answers fresh crops of --data for a smaller one"
     )
     parser.add_argument("--seed", type=int, default=0)
     o = parser.parse_args(arguments)
@@ -237,12 +237,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     student = train(ensembles, o.method, o.steps, o.seed, state, o.widths, elder, examples)
     if process_here()[0] > 0:
         return
+    fresh = f", and fresh ones of {len(training)} pairs that {o.elder.stem} answers" if elder else ""
     described = {
-        "data": f"{len(ensembles)} crops of {len({e.id for e in ensembles})} pairs",
+        "data": f"{len(ensembles)} crops of {len({e.id for e in ensembles})} pairs{fresh}",
         "teacher": "none: unsupervised" if o.method == "unsupervised" else ensembles[0].teacher,
         "metrics": f"{json.dumps(held_out_metrics(student, held_out))} on {len(held_out)} held-out pairs",
         "method": o.method,
-        "steps": str(o.steps) + (f", half of them answered by {Path(o.elder).stem}" if o.elder else ""),
+        "steps": str(o.steps),
         "seed": str(o.seed),
         "licence": LICENCE,
     }
