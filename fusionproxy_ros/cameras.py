@@ -25,9 +25,7 @@ from fusionproxy_ros.worker import Lane, Worker
 
 STALLS = "fusing takes far longer than usual: RGB passes meanwhile"
 HANGS_NS = NS_PER_S
-HANGS = (
-    "fusing hangs: RGB passes meanwhile; if it stays so, see what ails the GPU (dmesg) and restart the node"
-)
+HANGS = "fusing hangs: RGB passes meanwhile; if it lasts, see what ails the GPU (dmesg) and restart the node"
 
 
 def _outputs(prefix: str, debug_images: bool) -> dict[str, tuple]:

@@ -37,9 +37,8 @@ class Guard:
             self._fusers = build("cpu")
         self._delay_s, self._failed_s = FIRST_DELAY_S, -math.inf
         self._closed = False
-        self._in_use = (
-            threading.Lock()
-        )  # by the worker: one that hangs was left behind, and its fuser is still its own
+        # By a worker: one that hangs is left behind when the node is deactivated, and its fuser is still its own.
+        self._in_use = threading.Lock()
         self.error = ""  # of the last failure, until fusers work again
 
     def close(self) -> None:
