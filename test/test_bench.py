@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from reference import ObviousFuser
+from torch.utils.flop_counter import FlopCounterMode
 
 from fusionproxy_ros import bench
 from fusionproxy_ros.cli import main
@@ -19,20 +20,11 @@ from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 @pytest.mark.parametrize("size_px", [(640, 480), (500, 300)])
 def test_the_arithmetic_counted_is_that_of_every_convolution_that_runs(size_px):
-    student, counted = load_student(DEFAULT_STUDENT), []
-    width_px, height_px = (-(-side // 16) * 16 for side in size_px)
-
-    def count(layer, inputs, output):
-        counted.append(2 * layer.weight[0].numel() * output.numel())
-
-    for layer in student.modules():
-        if (
-            isinstance(layer, torch.nn.Conv2d) and layer is not student.stem
-        ):  # called as a function, not as a layer
-            layer.register_forward_hook(count)
-    student(torch.zeros(1, 1, *size_px[::-1]), torch.zeros(1, 1, *size_px[::-1]))
-    stem = 2 * student.stem.weight.numel() * (width_px // 4) * (height_px // 4)
-    assert bench.flops(student, size_px) == sum(counted) + stem
+    student = load_student(DEFAULT_STUDENT)
+    with FlopCounterMode(display=False) as counted:
+        student(torch.zeros(1, 1, *size_px[::-1]), torch.zeros(1, 1, *size_px[::-1]))
+    context = sum(2 * layer.weight.numel() for layer in student.context if isinstance(layer, torch.nn.Linear))
+    assert bench.flops(student, size_px) == counted.get_total_flops() - context
 
 
 def test_the_fit_of_a_straight_line_is_exact_and_of_another_curve_tells_how_far_off(monkeypatch):
