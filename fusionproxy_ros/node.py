@@ -3,7 +3,6 @@
 import traceback
 from collections.abc import Callable
 from functools import partial, wraps
-from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
@@ -87,7 +86,7 @@ class FusionNode(LifecycleNode):
         for p in parameters.values():
             make_sync(p.sync_policy, p.sync_config())  # says now what it would say at activation
         first = parameters[settings.cameras[0]]
-        student = load_student(Path(first.student_path) if first.student_path else DEFAULT_STUDENT)
+        student = load_student(first.student_path or DEFAULT_STUDENT)
         build = partial(_build_fusers, parameters, student, self.get_logger().warning)
         guard = Guard(build, first.device, self.log_error)
         self._configured.append(guard.close)

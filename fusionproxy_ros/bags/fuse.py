@@ -180,7 +180,7 @@ class Core:
         p = self._p
         if p.sync_policy != "nearest":
             raise BagError(f"sync_policy is {p.sync_policy}, which only the live node has: set it to nearest")
-        student = Path(p.student_path) if p.student_path else DEFAULT_STUDENT
+        student = Path(p.student_path or DEFAULT_STUDENT)
         self._fuser = Fuser(load_student(student), p.normalisation_config(), p.device, threads=1)
         self.identity = [repr(p), hashlib.sha256(student.read_bytes()).hexdigest(), repr(cameras)]
         self._sync = NearestSync(p.sync_config())

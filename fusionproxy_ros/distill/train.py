@@ -197,7 +197,7 @@ def train(
 
     torch.manual_seed(seed)
     settings = {"method": method, "ensembles": len(ensembles), "backbone": backbone, "widths": list(widths)}
-    if elder:
+    if elder is not None:
         settings["elder"] = list(elder.widths)
     return fit(Student(tuple(widths)), loss_of, steps, seed, LEARNING_RATE, state, settings)
 
