@@ -2,7 +2,7 @@
 
 from glob import glob
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 NAME = "fusionproxy_ros"
 
@@ -13,6 +13,16 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={NAME: ["models/*.safetensors", "models/*.md"]},
+    # A plain shared library. Optional: without a C compiler, torch does its work, more slowly.
+    ext_modules=[
+        Extension(
+            f"{NAME}.libstudent",
+            ["src/student.c"],
+            extra_compile_args=["-O3", "-fno-math-errno", "-fopenmp"],
+            extra_link_args=["-fopenmp", "-lm"],
+            optional=True,
+        )
+    ],
     python_requires=">=3.10",
     install_requires=[
         "mcap>=1.2",

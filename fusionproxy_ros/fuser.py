@@ -11,6 +11,7 @@ import torch
 
 from fusionproxy_ros.device import DeviceFuser
 from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
+from fusionproxy_ros.native import NativeError, NativeStudent
 from fusionproxy_ros.normalisation import NormalisationConfig, Normalised, Normaliser
 from fusionproxy_ros.registration import Registered, Registration
 from fusionproxy_ros.student import Student
@@ -73,11 +74,12 @@ class Fuser:
     """Owns the student and the AGC state. One thread at a time, but for `finish`.
 
     Registration and normalisation are the CPU's on every device: the AGC reads registered counts in the order of the
-    frames, status and debug images want them there, and no GPU rounds them as cv2 does. What follows runs in float32
-    on the CPU, or in half precision as one CUDA graph, whose picture is the same to one grey level.
+    frames, status and debug images want them there, and no GPU rounds them as cv2 does. What follows runs on the CPU by
+    compiled code (by torch where that is not installed), or in half precision as one CUDA graph: the same picture to
+    one grey level.
 
-    student: on any device; moved to the CPU, and copied to the GPU. threads: CPU threads for torch, process-wide.
-    warn: as of DeviceFuser.
+    student: on any device; moved to the CPU, and copied to the GPU. threads: CPU threads, process-wide for torch.
+    warn: told when the compiled code is missing, and as of DeviceFuser.
     """
 
     def __init__(
@@ -91,9 +93,10 @@ class Fuser:
         torch.set_num_threads(threads)
         self.device = pick_device(device)
         self._student = student.cpu()
+        self._threads = threads
         self._gpu = None if self.device.type == "cpu" else DeviceFuser(student, self.device, warn=warn)
+        self._native = None if self._gpu else _compiled(self._student, warn)
         self._normaliser = Normaliser(normalisation)
-        self._weight: tuple[np.ndarray | None, torch.Tensor | None] = None, None
 
     def warm_up(self, size_px: tuple[int, int] = (640, 480)) -> None:
         """Pay for lazy initialisation before the first frame does."""
@@ -151,16 +154,25 @@ class Fuser:
         if self._gpu:
             return self._gpu.fuse(rgb, thermal, weight)
         luma = luma_of(rgb)
-        return add_luma(rgb.pixels, luma, self._run_student(luma, thermal, weight))
+        return add_luma(rgb.pixels, luma, self.fuse_luma(luma, thermal, weight))
 
     @torch.inference_mode()
-    def _run_student(self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        known = self._weight  # the last one; it changes with the calibration only
-        if weight is not known[0]:
-            self._weight = known = weight, None if weight is None else self._plane(weight.copy())
-        planes = self._plane(luma).float().div_(255), self._plane(thermal).float().div_(255)
-        fused = self._student(*planes, known[1])
+    def fuse_luma(self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+        """The student's answer on the CPU: (H, W) uint8 from planes of that kind. weight: (H, W) float32 or None."""
+        if self._native:
+            return self._native.fuse(luma, thermal, weight, self._threads)
+        planes = (_plane(luma).float().div_(255), _plane(thermal).float().div_(255))
+        fused = self._student(*planes, None if weight is None else _plane(weight.copy()))
         return cv2.convertScaleAbs(fused[0, 0].numpy(), alpha=255)  # rounds and saturates
 
-    def _plane(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(pixels)[None, None]
+
+def _compiled(student: Student, warn: Callable[[str], None]) -> NativeStudent | None:
+    try:
+        return NativeStudent(student)
+    except NativeError as error:
+        warn(f"the student runs on torch, which is slower: {error}")
+        return None
+
+
+def _plane(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pixels)[None, None]

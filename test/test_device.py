@@ -64,10 +64,12 @@ def inputs(size_px=(64, 48), seed=0):
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
 @pytest.mark.parametrize("covered", [True, False], ids=["whole", "weighted"])
 @pytest.mark.parametrize("size_px", SIZES_PX)
-def test_in_float32_the_picture_is_the_cpu_path_s(student, on_cpu, size_px, covered, encoding):
+def test_in_float32_the_picture_is_the_cpu_path_s_but_for_rounding(
+    student, on_cpu, size_px, covered, encoding
+):
     ours = DeviceFuser(student, CPU, torch.float32)
-    expected, got = both(on_cpu, ours, *night(size_px, covered, encoding))
-    np.testing.assert_array_equal(got, expected)
+    difference = cv2.absdiff(*both(on_cpu, ours, *night(size_px, covered, encoding)))
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
@@ -136,7 +138,7 @@ def test_pairs_are_finished_on_the_device_from_any_thread_in_any_order(student, 
     with ThreadPoolExecutor(4) as threads:
         fused = list(threads.map(fuser.finish, prepared[::-1]))[::-1]
     for got, picture in zip(fused, expected * 2, strict=True):
-        np.testing.assert_array_equal(got.pixels, picture)
+        assert cv2.absdiff(got.pixels, picture).max() <= 1
 
 
 def test_frames_cut_out_of_larger_ones_are_read_as_they_look(student):

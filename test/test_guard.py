@@ -50,7 +50,7 @@ class Failing:
             def fail(*_):
                 raise self.error
 
-            fuser._run_student = fail
+            fuser.fuse_luma = fail
         return {"": fuser}
 
 
