@@ -1,0 +1,105 @@
+"""The last lesson of a student: in the dark, thermal shows what is warmer than its surroundings, and nothing else.
+
+    python -m fusionproxy_ros.distill.night --student out/elder/8-16-32.safetensors --out out/night.safetensors
+
+The teacher's likelihood weighs all of a picture alike, and a student that learned from it draws thermal's background
+wherever RGB is black. RGB detectors find people by less: a dark road with a person on it, not a road of two textures.
+So a trained student goes on learning, from its own answers to fresh crops, changed by `at_night`. By day nothing is
+asked of it but what it does. Killed, it goes on where it was.
+"""
+
+import argparse
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fusionproxy_ros.distill.data import DATA, Example, find_pairs, load, split
+from fusionproxy_ros.distill.ensemble import Ensemble
+from fusionproxy_ros.distill.loop import fit, process_here
+from fusionproxy_ros.distill.tensors import read_tensors
+from fusionproxy_ros.distill.train import Method, answered_by, batch_of, held_out_metrics, loss_of_batch
+from fusionproxy_ros.student import Student, load_student, save_student
+
+LEARNING_RATE = 1e-3
+SURROUNDINGS_PX, DETAIL_PX = 30, 6  # deviations of Gaussians
+DARK, DARKER = 80 / 255, 40 / 255  # luma of surroundings: dark begins, is complete
+WARM, WARMER = 10 / 255, 40 / 255  # thermal above its surroundings: warm begins, is complete
+DETAIL = 0.5  # of RGB's detail that stays on what is warm
+PIXELS = Method("plain")
+
+
+def at_night(luma: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> np.ndarray:
+    """What `fused` becomes in the dark; (H, W) float32 in [0, 1], all of them.
+
+    With Y luma, T thermal, F fused, G_s a Gaussian of deviation s, and ramp(x) = x cut to [0, 1]:
+
+        dark = ramp((DARK - G_30 Y) / (DARK - DARKER)), warm = dark ramp((T - G_30 T - WARM) / (WARMER - WARM))
+        calm = F + dark (Y - F), result = calm + warm (T + (Y - G_6 Y) / 2 - calm)
+
+    So a lit place stays as it is, the dark becomes RGB's, and what is warm in it thermal's, with RGB's detail on top.
+    """
+
+    def blurred(image, deviation_px):
+        return cv2.GaussianBlur(image, (0, 0), deviation_px)
+
+    dark = np.clip((DARK - blurred(luma, SURROUNDINGS_PX)) / (DARK - DARKER), 0, 1)
+    above = thermal - blurred(thermal, SURROUNDINGS_PX)
+    warm = dark * np.clip((above - WARM) / (WARMER - WARM), 0, 1)
+    calm = fused + dark * (luma - fused)
+    shown = thermal + DETAIL * (luma - blurred(luma, DETAIL_PX))
+    return np.clip(calm + warm * (shown - calm), 0, 1)
+
+
+def answers(elder: Student, examples: Sequence[Example], rng: np.random.Generator) -> list[Ensemble]:
+    """A batch of fresh crops, and the elder's answers to them, at night as it should be."""
+
+    def changed(e: Ensemble) -> Tensor:
+        planes = (plane.numpy().astype(np.float32) / 255 for plane in (e.luma, e.thermal))
+        return torch.from_numpy(at_night(*planes, e.mean.numpy()))
+
+    return [replace(e, mean=changed(e)) for e in answered_by(elder, examples, rng)]
+
+
+def teach(
+    student: Student, name: str, examples: Sequence[Example], steps: int, seed: int, state: Path
+) -> Student:
+    """A copy of the student `name` that has learned it; resumes from `state` where a run was killed."""
+
+    def loss_of(pupil: nn.Module, rng: np.random.Generator, device: torch.device) -> Tensor:
+        return loss_of_batch(pupil, batch_of(answers(student, examples, rng), rng).to(device), PIXELS, None)
+
+    pupil = copy.deepcopy(student).requires_grad_(True).train()
+    return fit(pupil, loss_of, steps, seed, LEARNING_RATE, state, {"lesson": "night", "student": name})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Teach a trained student what to show at night.")
+    parser.add_argument("--student", type=Path, required=True, help="checkpoint (.safetensors) to go on from")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write (.safetensors)")
+    parser.add_argument("--data", type=Path, default=DATA / "pairs")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    o = parser.parse_args(arguments)
+    student = load_student(o.student)
+    training, held_out = split(find_pairs(o.data))
+    examples = [load(pair) for pair in tqdm(training, "decode", unit="pair")]
+    pupil = teach(student, str(o.student), examples, o.steps, o.seed, o.out.with_suffix(".state"))
+    if process_here()[0] > 0:
+        return
+    described = read_tensors(o.student)[1] | {
+        "lesson": f"night, {o.steps} steps on crops of {len(training)} pairs, seed {o.seed}",
+        "metrics": f"{json.dumps(held_out_metrics(pupil, held_out))} on {len(held_out)} held-out pairs",
+    }
+    save_student(pupil, o.out, described)
+
+
+if __name__ == "__main__":
+    main()

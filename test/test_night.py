@@ -1,0 +1,96 @@
+"""The lesson of the night: what it asks for, and that a student learns it and keeps what it knew by day."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fusionproxy_ros.distill import night
+from fusionproxy_ros.distill.data import find_pairs, load
+from fusionproxy_ros.distill.metrics import RANKED
+from fusionproxy_ros.distill.night import at_night
+from fusionproxy_ros.distill.tensors import TensorFileError, read_tensors
+from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
+
+SIZE = 240, 320
+PERSON = np.s_[100:140, 150:165]
+
+
+def scene(light):
+    """Luma with texture at a level, thermal with a warm person and a cool wall, and a fused picture; [0, 1]."""
+    rng = np.random.default_rng(0)
+    luma = (light + cv2.resize(rng.uniform(-0.03, 0.03, (60, 80)), SIZE[::-1])).astype(np.float32)
+    thermal = np.full(SIZE, 0.3, np.float32)
+    thermal[:, :60] = 0.27
+    thermal[PERSON] = 0.8
+    return luma, thermal, rng.uniform(0, 1, SIZE).astype(np.float32)
+
+
+def test_what_is_lit_stays_as_it_was_fused():
+    luma, thermal, fused = scene(0.5)
+    np.testing.assert_allclose(at_night(luma, thermal, fused), fused, atol=1e-6)
+
+
+def test_in_the_dark_the_background_is_rgb_s_and_people_are_thermal_s():
+    luma, thermal, fused = scene(0.05)
+    result = at_night(luma, thermal, fused)
+    cold = thermal < 0.5
+    np.testing.assert_allclose(result[cold], luma[cold], atol=1e-6)
+    assert np.abs(result - thermal)[PERSON].max() < 0.02, (
+        "with half of RGB's detail on top, which is faint here"
+    )
+    assert np.corrcoef((result - thermal)[PERSON].ravel(), luma[PERSON].ravel())[0, 1] > 0.9
+
+
+def test_between_light_and_dark_it_is_between():
+    luma, thermal, fused = (np.full(SIZE, value, np.float32) for value in (60 / 255, 0.3, 0.9))
+    np.testing.assert_allclose(at_night(luma, thermal, fused), (fused + luma) / 2, atol=1e-4)
+
+
+def test_a_wide_warm_surface_is_no_person():
+    luma, thermal, fused = scene(0.05)
+    thermal[:, :160] += 0.2  # a wall in the sun's last warmth, seen beside a cold field
+    far = np.s_[:, :40]
+    np.testing.assert_allclose(at_night(luma, thermal, fused)[far], luma[far], atol=0.01)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Dark scenes with people, as files: (folder, examples)."""
+    for index in range(5):
+        luma, thermal, _ = scene(0.04 + 0.01 * index)
+        for kind, image in (("rgb", np.dstack([luma] * 3)), ("thermal", thermal)):
+            path = tmp_path / "pairs" / "m3svd" / kind / f"{'abcde'[index]}_0000.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), np.rint(255 * image).astype(np.uint8))
+    return tmp_path / "pairs", [load(pair) for pair in find_pairs(tmp_path / "pairs")]
+
+
+def test_a_student_comes_nearer_to_what_is_asked_and_its_elder_stays_as_it_is(pairs, tmp_path):
+    elder = load_student(DEFAULT_STUDENT)
+    before = [tensor.clone() for tensor in elder.state_dict().values()]
+    pupil = night.teach(elder, "a", pairs[1], 40, 0, tmp_path / "a.state")
+    wanted = night.answers(elder, pairs[1], np.random.default_rng(1))
+
+    def error(student):
+        with torch.inference_mode():
+            answers = [student(*(p[None, None] / 255 for p in (e.luma, e.thermal)))[0, 0] for e in wanted]
+        return sum((a - e.mean).abs().mean().item() for a, e in zip(answers, wanted, strict=True))
+
+    assert error(pupil) < 0.9 * error(elder)
+    assert all(torch.equal(a, b) for a, b in zip(elder.state_dict().values(), before, strict=True))
+
+
+def test_the_command_writes_a_checkpoint_that_says_what_it_learned_before_and_now(pairs, tmp_path):
+    out = tmp_path / "new" / "night.safetensors"
+    arguments = ["--data", str(pairs[0]), "--out", str(out), "--steps", "3", "--student"]
+    night.main([*arguments, str(DEFAULT_STUDENT)])
+    described, of_elder = read_tensors(out)[1], read_tensors(DEFAULT_STUDENT)[1]
+    assert described["teacher"] == of_elder["teacher"] and described["lesson"].startswith("night, 3 steps")
+    measured, _, count = described["metrics"].partition("} on ")
+    assert json.loads(measured + "}").keys() == set(RANKED) and count == "1 held-out pairs"
+    assert load_student(out).widths == load_student(DEFAULT_STUDENT).widths
+    with pytest.raises(TensorFileError, match="student"):  # the run on disk is another student's
+        night.main([*arguments, str(out)])
