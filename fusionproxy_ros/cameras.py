@@ -25,7 +25,7 @@ from fusionproxy_ros.worker import Lane, Worker
 
 STALLS = "fusing takes far longer than usual: RGB passes meanwhile"
 HANGS_NS = NS_PER_S
-HANGS = "fusing hangs: RGB passes meanwhile; if it lasts, see what ails the GPU (dmesg) and restart the node"
+HANGS = "fusing hangs: RGB passes, and after a while it begins anew on the CPU; see what ails the GPU (dmesg)"
 
 
 def _outputs(prefix: str, debug_images: bool) -> dict[str, tuple]:
@@ -159,6 +159,9 @@ class CameraPair:
             reason = self._health.error = HANGS
         fused = Fused(pair.rgb.pixels, Mode.PASSTHROUGH, reason)
         self.publish(pair, Answer(fused, None, time.monotonic_ns()))
+
+    def abandon(self) -> None:
+        self._guard.abandon()
 
     def publish(self, pair: Pair, answer: Answer) -> None:
         try:

@@ -24,6 +24,8 @@ class Guard:
     device: to build on; "cpu" is tried when that fails later, since a broken CUDA context never recovers, and for
         "auto" at the start too: torch may see a GPU that it has no kernels or no memory for.
     log: told of every failure, with its traceback.
+
+    A call into a driver that never returns is left to itself (`abandon`): its thread keeps what it holds.
     """
 
     def __init__(self, build: Callable[[str], dict[str, Fuser]], device: str, log: Callable[[str], None]):
@@ -36,7 +38,7 @@ class Guard:
             log(traceback.format_exc())
             self._fusers = build("cpu")
         self._delay_s, self._failed_s = FIRST_DELAY_S, -math.inf
-        self._closed = False
+        self._closed = self._lost = False  # lost: the device hangs and is not to be touched again
         # By a worker: one that hangs is left behind when the node is deactivated, and its fuser is still its own.
         self._in_use = threading.Lock()
         self.error = ""  # of the last failure, until fusers work again
@@ -44,7 +46,15 @@ class Guard:
     def close(self) -> None:
         """Forget the fusers, and their memory; a rebuild that waits does nothing any more."""
         self._closed, self._fusers = True, {}
-        free_gpu_memory()
+        if not self._lost:
+            free_gpu_memory()
+
+    def abandon(self) -> None:
+        """Whoever is in `fuse` hangs for good: build on the CPU, by and by."""
+        self._log("fusing hangs for good: its thread is left behind, and fusing begins anew on the CPU")
+        self.error = "fusing hangs for good; it begins anew on the CPU"
+        self._in_use, self._lost, self._device, self._fusers = threading.Lock(), True, "cpu", {}
+        run_in_background(self._rebuild)
 
     def fuse(self, name: str, pair: Pair, view: View | None) -> Fused:
         """The answer to one pair of the cameras `name`; never raises. view: of the rig, None without thermal."""
@@ -55,7 +65,8 @@ class Guard:
             return Fused(rgb, Mode.PASSTHROUGH, view.problem)
         if fuser is None:
             return Fused(rgb, Mode.PASSTHROUGH, f"the fuser failed and is built again: {self.error}")
-        if not self._in_use.acquire(blocking=False):
+        in_use = self._in_use
+        if not in_use.acquire(blocking=False):
             return Fused(
                 rgb, Mode.PASSTHROUGH, "fusing hangs with a frame from before the node was deactivated"
             )
@@ -64,10 +75,11 @@ class Guard:
         except FusionError as error:  # of this frame, not of the fuser
             return Fused(rgb, Mode.PASSTHROUGH, str(error))
         except Exception as error:
-            self._drop(error)
+            if self._fusers.get(name) is fuser:  # else it was abandoned
+                self._drop(error)
             return Fused(rgb, Mode.PASSTHROUGH, f"the fuser failed: {self.error}")
         finally:
-            self._in_use.release()
+            in_use.release()
 
     def _drop(self, error: Exception) -> None:
         self.error = f"{type(error).__name__}: {error}"
@@ -83,7 +95,7 @@ class Guard:
     def _rebuild(self) -> None:
         while not self._closed:
             time.sleep(self._delay_s)
-            for device in (self._device, "cpu"):
+            for device in dict.fromkeys((self._device, "cpu")):
                 try:
                     fusers = self._build(device)
                 except Exception as error:

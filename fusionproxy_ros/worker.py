@@ -14,6 +14,7 @@ from fusionproxy_ros.sync import NearestSync, SyncConfig
 STALL_SHARE = 4  # fusing that takes longer than this part of max_latency_ns...
 STALL_RATIO = 3  # ...and this many times as long as usual stalls
 RECENT = 15  # frames whose median is usual
+LOST_NS = 10 * NS_PER_S  # a worker that hangs for so long is lost, and another takes its place
 STOP_S = 0.5  # how long an end waits for the frame in hand
 
 
@@ -42,6 +43,9 @@ class Answering(Protocol):
 
     def skip(self, pair: Pair) -> None:
         """Overload; called with the lock held, must be quick."""
+
+    def abandon(self) -> None:
+        """What hangs in `fuse` is left to itself, and a new worker will call it; with the lock held, must be quick."""
 
 
 class Lane:
@@ -90,7 +94,8 @@ class Worker:
     When fusing a pair stalls (a GPU that hangs, a machine that is busy elsewhere), a second thread, the stand-in, lets
     its RGB frame through, and those of all that follow, until the worker comes back; what it then brings is too late
     and forgotten. A pair stalls that takes longer than a STALL_SHARE-th of its lane's max_latency_ns, and STALL_RATIO
-    times as long as usual: where everything is slow, everything is fused.
+    times as long as usual: where everything is slow, everything is fused. A worker that does not come back within
+    LOST_NS is replaced.
     """
 
     def __init__(self):
@@ -104,11 +109,9 @@ class Worker:
         self._stalled = False  # the stand-in has answered the pair in hand
         self._standing_in = False  # it is about to publish
         self._stopping = self._abandoned = False
-        self._threads = [
-            threading.Thread(target=target, name=name, daemon=True)
-            for target, name in ((self._work, "fusion worker"), (self._stand_in, "fusion stand-in"))
-        ]
-        for thread in self._threads:
+        self._worker = threading.Thread(target=self._work, name="fusion worker", daemon=True)
+        self._watcher = threading.Thread(target=self._stand_in, name="fusion stand-in", daemon=True)
+        for thread in (self._worker, self._watcher):
             thread.start()
 
     def add_lane(self, sync: NearestSync, max_latency_ns: int, cameras: Answering) -> Lane:
@@ -136,7 +139,7 @@ class Worker:
             self._stopping = True
             self._wake.notify_all()
             self._rest.notify_all()
-        for thread in self._threads:
+        for thread in (self._worker, self._watcher):
             thread.join(STOP_S)
         with self._wake:
             self._abandoned = True
@@ -165,8 +168,10 @@ class Worker:
                 lane.cameras.publish(pair, answer)
 
     def _take(self) -> tuple[Lane, Pair] | None:
-        """The next pair, when there is one; None when stopping."""
+        """The next pair, when there is one; None when stopping, and for a worker that was replaced."""
         with self._wake:
+            if self._is_replaced():
+                return None
             self._hand = self._next(lambda: not self._stopping)
             self._since_ns = time.monotonic_ns()
             return self._hand
@@ -174,6 +179,8 @@ class Worker:
     def _is_in_time(self) -> bool:
         """Whether the pair in hand, which is fused now, is still to be published."""
         with self._wake:
+            if self._is_replaced():
+                return False
             if self._hand[1].thermal:
                 self._recent_ns.append(time.monotonic_ns() - self._since_ns)
             in_time = not self._stalled
@@ -182,6 +189,9 @@ class Worker:
             while self._standing_in:  # what it publishes came first
                 self._wake.wait()
             return in_time and not self._abandoned
+
+    def _is_replaced(self) -> bool:
+        return threading.current_thread() is not self._worker
 
     # --- the stand-in -------------------------------------------------------------------------------------
 
@@ -198,7 +208,9 @@ class Worker:
         with self._wake:
             taken = None
             while not taken and not self._stopping:
-                if self._stalled:
+                if self._stalled and time.monotonic_ns() - self._since_ns > LOST_NS:
+                    self._replace_worker()
+                elif self._stalled:
                     taken = self._next(lambda: self._stalled and not self._stopping)
                 elif (rest_ns := self._patience_ns()) <= 0:
                     taken, self._stalled = self._hand, True
@@ -206,6 +218,13 @@ class Worker:
                     self._rest.wait(rest_ns / NS_PER_S)
             self._standing_in = taken is not None
             return taken
+
+    def _replace_worker(self) -> None:
+        """Called with the lock held."""
+        self._hand[0].cameras.abandon()
+        self._hand, self._stalled = None, False
+        self._worker = threading.Thread(target=self._work, name="fusion worker", daemon=True)
+        self._worker.start()
 
     def _patience_ns(self) -> int:
         """How long from now nothing can stall."""

@@ -90,6 +90,32 @@ def until_fused(guarded):
     return reasons
 
 
+@pytest.mark.parametrize("end", ["returns", "raises"])
+def test_a_fuser_that_hangs_for_good_is_built_again_on_the_cpu_whatever_it_does_one_day(hasty, end):
+    build = Failing(None, 0)
+    guarded, hanging, go_on = Guard(build, "auto", lambda _: None), threading.Event(), threading.Event()
+    fuse = guarded._fusers[""].fuse
+
+    def hang(*arguments):
+        hanging.set()
+        go_on.wait(10)
+        if end == "raises":
+            raise RuntimeError("CUDA error: the launch timed out and was terminated")
+        return fuse(*arguments)
+
+    guarded._fusers[""].fuse = hang
+    behind = threading.Thread(target=guarded.fuse, args=("", pair(), VIEW))
+    behind.start()
+    hanging.wait(10)
+    guarded.abandon()
+    assert "hangs for good" in guarded.error
+    until_fused(guarded)
+    assert build.devices == ["auto", "cpu"] and not guarded.error
+    go_on.set()
+    behind.join()
+    assert guarded.fuse("", pair(), VIEW).mode is Mode.FUSED and build.devices == ["auto", "cpu"]
+
+
 @pytest.mark.parametrize(
     "error",
     [MemoryError("no memory"), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error")],

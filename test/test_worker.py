@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from fusionproxy_ros import worker
 from fusionproxy_ros.frames import NS_PER_S, Frame, Mode
 from fusionproxy_ros.sync import NearestSync, SyncConfig
 from fusionproxy_ros.worker import Worker, run_in_background
@@ -27,7 +28,7 @@ class Harness:
     """A worker whose fusing can be held up."""
 
     def __init__(self, max_latency_ms=10_000, deadline_ms=20):
-        self.answered, self.skipped, self.passed = [], [], []
+        self.answered, self.skipped, self.passed, self.abandoned = [], [], [], 0
         self.open = threading.Event()
         self.open.set()
         config = SyncConfig(tolerance_ns=5 * MS, deadline_ns=deadline_ms * MS)
@@ -54,6 +55,9 @@ class Harness:
     def skip(self, pair):
         self.skipped.append(pair)
 
+    def abandon(self):
+        self.abandoned += 1
+
     def wait(self, count):
         end = time.monotonic() + 10
         while len(self.answered) + len(self.skipped) < count and time.monotonic() < end:
@@ -73,7 +77,7 @@ def make():
     for harness in made:
         harness.open.set()
         harness.worker.stop()
-        assert not any(thread.is_alive() for thread in harness.worker._threads)
+        assert not any(t.is_alive() for t in (harness.worker._worker, harness.worker._watcher))
 
 
 def test_a_frame_without_thermal_is_answered_at_its_deadline_though_nothing_else_arrives(make):
@@ -210,6 +214,24 @@ def test_an_end_does_not_wait_for_a_frame_that_hangs_and_its_answer_is_not_publi
     harness.open.set()
     time.sleep(0.05)
     assert not harness.answered
+
+
+def test_a_worker_that_hangs_for_good_is_replaced_and_what_it_brings_one_day_is_forgotten(make, monkeypatch):
+    monkeypatch.setattr(worker, "LOST_NS", 100 * MS)
+    harness = make(max_latency_ms=80, deadline_ms=5)
+    hung, first = threading.Event(), harness.worker._worker
+    harness.fuse = lambda pair: hung.wait(10) if pair.rgb.stamp_ns == 3 * MS else pair.rgb.stamp_ns // MS
+    for i in range(40):
+        harness.lane.add_thermal(frame(i))
+        harness.lane.add_rgb(frame(i))
+        time.sleep(0.01)
+    harness.wait(40)
+    assert stamps_ms(harness.answered) == list(range(40)) and harness.abandoned == 1
+    assert stamps_ms(harness.passed)[0] == 3 and 5 < len(harness.passed) < 25, "then fused by another worker"
+    assert first.is_alive() and harness.worker._worker is not first
+    hung.set()
+    first.join(10)
+    assert not first.is_alive() and len(harness.answered) == 40
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -18,7 +18,10 @@ HUNG_S = 2.5
 HANGING_NODE = """
 import sys, time
 import fusionproxy_ros.fuser as fuser
+import fusionproxy_ros.worker as worker
 from fusionproxy_ros.start import main
+
+worker.LOST_NS = {lost_s} * 10**9
 
 fuse = fuser.Fuser.fuse
 
@@ -32,8 +35,8 @@ sys.exit(main())
 """
 
 
-def start(graph, hung_s):
-    code = HANGING_NODE.format(period_ns=PERIOD_NS, hung_s=hung_s)
+def start(graph, hung_s, lost_s=10):
+    code = HANGING_NODE.format(period_ns=PERIOD_NS, hung_s=hung_s, lost_s=lost_s)
     graph.processes.append(subprocess.Popen([sys.executable, "-c", code]))
     return graph.processes[-1]
 
@@ -76,3 +79,14 @@ def test_a_node_whose_fusing_hangs_for_good_still_ends_at_once(graph):
     start_s = time.monotonic()
     stop_process(process)
     assert time.monotonic() - start_s < 3
+
+
+def test_a_node_whose_fusing_hangs_for_good_fuses_again_without_a_restart(graph):
+    start(graph, hung_s=60, lost_s=1)
+    down, cameras = graph.downstream(), graph.cameras()
+    stream(cameras, 1, 151)
+    wait_until(lambda: len(down.statuses) == len(down.images) == 150, 10, "150 answers")
+    numbers = [round(stamp_to_ns(msg.header.stamp) / PERIOD_NS) for _, msg in down.images]
+    assert numbers == list(range(1, 151))
+    assert all(s.mode == FusionStatus.FUSED for s in down.statuses[-15:])
+    assert any("begins anew on the CPU" in s.reason for s in down.statuses)
