@@ -12,13 +12,12 @@
 #if !defined(VARIANT) /* the outer pass: this file again, once for each instruction set */
 
 #include <math.h>
-#include <omp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
 #define LANES 8
-#define MEANS 2 /* floats of a row's sums: weight * thermal, weight */
+#define SUMS 2 /* of a row: weight * thermal, weight */
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t mask __attribute__((vector_size(4 * LANES)));
@@ -79,7 +78,7 @@ size_t student_workspace(const Student *s, int height, int width) {
     size_t floats = map_floats(rows, columns, s->stem.outputs) + map_floats(rows, columns, s->dec4.outputs);
     floats += 2 * map_floats(rows / 2, columns / 2, s->enc8.outputs) +
               2 * map_floats(rows / 4, columns / 4, s->enc16.outputs);
-    return floats + (size_t)MEANS * height + 16 * (size_t)rows * columns + 3 * (size_t)s->enc16.outputs;
+    return floats + (size_t)SUMS * height + 16 * (size_t)rows * columns + 3 * (size_t)s->enc16.outputs;
 }
 
 /* The fastest variant of student_fuse_... that this processor runs. */
@@ -223,7 +222,7 @@ void NAME(student_fuse)(const Student *s, const uint8_t *luma, const uint8_t *th
     Map a8 = take(&workspace, rows / 2, columns / 2, s->enc8.outputs);
     Map b8 = take(&workspace, rows / 2, columns / 2, s->enc8.outputs);
     Map a16 = take(&workspace, rows / 4, columns / 4, n16), b16 = take(&workspace, rows / 4, columns / 4, n16);
-    float *sums = workspace, *half = sums + MEANS * height, *context = half + 4 * plane;
+    float *sums = workspace, *half = sums + SUMS * height, *context = half + 4 * plane;
 
 #pragma omp parallel num_threads(threads)
     {
@@ -231,7 +230,7 @@ void NAME(student_fuse)(const Student *s, const uint8_t *luma, const uint8_t *th
 #pragma omp for schedule(static)
         for (int r = 0; r < height; r++) {
             vec of_thermal = {0}, of_weight = {0};
-            float *sum = sums + MEANS * r;
+            float *sum = sums + SUMS * r;
             const uint8_t *from = thermal + (size_t)r * width;
             const float *w = weight ? weight + (size_t)r * width : NULL;
             int x = 0;
@@ -246,7 +245,7 @@ void NAME(student_fuse)(const Student *s, const uint8_t *luma, const uint8_t *th
             for (int i = 0; i < LANES; i++) sum[0] += of_thermal[i], sum[1] += of_weight[i];
         }
         double of_thermal = 0, of_weight = 0;
-        for (int r = 0; r < height; r++) of_thermal += sums[MEANS * r], of_weight += sums[MEANS * r + 1];
+        for (int r = 0; r < height; r++) of_thermal += sums[SUMS * r], of_weight += sums[SUMS * r + 1];
         const float mean = of_thermal / 255 / fmax(of_weight, 1);
 
         /* The stem: each output sees 4x4 pixels of both sources, 32 inputs. */

@@ -30,30 +30,42 @@ def scene(light):
 
 def test_what_is_lit_stays_as_it_was_fused():
     luma, thermal, fused = scene(0.5)
-    np.testing.assert_allclose(at_night(luma, thermal, fused), fused, atol=1e-6)
+    result, warm = at_night(luma, thermal, fused)
+    np.testing.assert_allclose(result, fused, atol=1e-6)
+    assert not warm.any()
 
 
 def test_in_the_dark_the_background_is_rgb_s_and_people_are_thermal_s():
     luma, thermal, fused = scene(0.05)
-    result = at_night(luma, thermal, fused)
+    result, warm = at_night(luma, thermal, fused)
     cold = thermal < 0.5
     np.testing.assert_allclose(result[cold], luma[cold], atol=1e-6)
     assert np.abs(result - thermal)[PERSON].max() < 0.02, (
         "with half of RGB's detail on top, which is faint here"
     )
     assert np.corrcoef((result - thermal)[PERSON].ravel(), luma[PERSON].ravel())[0, 1] > 0.9
+    assert warm[PERSON].min() > 0.99 and not warm[cold].any()
 
 
 def test_between_light_and_dark_it_is_between():
     luma, thermal, fused = (np.full(SIZE, value, np.float32) for value in (60 / 255, 0.3, 0.9))
-    np.testing.assert_allclose(at_night(luma, thermal, fused), (fused + luma) / 2, atol=1e-4)
+    np.testing.assert_allclose(at_night(luma, thermal, fused)[0], (fused + luma) / 2, atol=1e-4)
 
 
 def test_a_wide_warm_surface_is_no_person():
     luma, thermal, fused = scene(0.05)
     thermal[:, :160] += 0.2  # a wall in the sun's last warmth, seen beside a cold field
     far = np.s_[:, :40]
-    np.testing.assert_allclose(at_night(luma, thermal, fused)[far], luma[far], atol=0.01)
+    np.testing.assert_allclose(at_night(luma, thermal, fused)[0][far], luma[far], atol=0.01)
+
+
+def test_what_is_urgent_weighs_more_and_a_picture_without_it_is_weighed_evenly():
+    near = torch.zeros(2, 1, 8, 8)
+    near[0, 0, :2, :2] = 1
+    weight = night.urgent(near)
+    torch.testing.assert_close(weight.mean((2, 3)), torch.ones(2, 1))
+    assert weight[0, 0, 0, 0] == pytest.approx((1 + night.URGENCY) * weight[0, 0, 7, 7].item())
+    assert (weight[1] == 1).all()
 
 
 @pytest.fixture

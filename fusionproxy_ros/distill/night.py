@@ -28,16 +28,19 @@ from fusionproxy_ros.distill.tensors import read_tensors
 from fusionproxy_ros.distill.train import Method, answered_by, batch_of, held_out_metrics, loss_of_batch
 from fusionproxy_ros.student import Student, load_student, save_student
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
+LIKELIHOOD_WEIGHT = 0.03
+URGENCY = 60.0  # of a warm pixel in the dark, over that of others: people are few pixels
+NEAR_PX = 7  # around what is warm is as urgent
 SURROUNDINGS_PX, DETAIL_PX = 30, 6  # deviations of Gaussians
 DARK, DARKER = 80 / 255, 40 / 255  # luma of surroundings: dark begins, is complete
 WARM, WARMER = 10 / 255, 40 / 255  # thermal above its surroundings: warm begins, is complete
 DETAIL = 0.5  # of RGB's detail that stays on what is warm
-PIXELS = Method("plain")
+PIXELS = Method("weighted")
 
 
-def at_night(luma: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> np.ndarray:
-    """What `fused` becomes in the dark; (H, W) float32 in [0, 1], all of them.
+def at_night(luma: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `fused` becomes in the dark, and where that is because of warmth; all (H, W) float32 in [0, 1].
 
     With Y luma, T thermal, F fused, G_s a Gaussian of deviation s, and ramp(x) = x cut to [0, 1]:
 
@@ -55,17 +58,28 @@ def at_night(luma: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> np.nda
     warm = dark * np.clip((above - WARM) / (WARMER - WARM), 0, 1)
     calm = fused + dark * (luma - fused)
     shown = thermal + DETAIL * (luma - blurred(luma, DETAIL_PX))
-    return np.clip(calm + warm * (shown - calm), 0, 1)
+    return np.clip(calm + warm * (shown - calm), 0, 1), warm.astype(np.float32)
 
 
 def answers(elder: Student, examples: Sequence[Example], rng: np.random.Generator) -> list[Ensemble]:
-    """A batch of fresh crops, and the elder's answers to them, at night as it should be."""
+    """A batch of fresh crops, and the elder's answers to them, at night as they should be.
 
-    def changed(e: Ensemble) -> Tensor:
+    `variance`: near what is warm 1, for `urgent`; the elder's answers have none.
+    """
+
+    def changed(e: Ensemble) -> Ensemble:
         planes = (plane.numpy().astype(np.float32) / 255 for plane in (e.luma, e.thermal))
-        return torch.from_numpy(at_night(*planes, e.mean.numpy()))
+        mean, warm = at_night(*planes, e.mean.numpy())
+        near = cv2.dilate(warm, np.ones((NEAR_PX, NEAR_PX)))
+        return replace(e, mean=torch.from_numpy(mean), variance=torch.from_numpy(near))
 
-    return [replace(e, mean=changed(e)) for e in answered_by(elder, examples, rng)]
+    return [changed(e) for e in answered_by(elder, examples, rng)]
+
+
+def urgent(near_warm: Tensor) -> Tensor:
+    """Pixel weights, (N, 1, H, W), of mean 1 in each picture."""
+    weight = 1 + URGENCY * near_warm
+    return weight / weight.mean((2, 3), keepdim=True)
 
 
 def teach(
@@ -74,7 +88,8 @@ def teach(
     """A copy of the student `name` that has learned it; resumes from `state` where a run was killed."""
 
     def loss_of(pupil: nn.Module, rng: np.random.Generator, device: torch.device) -> Tensor:
-        return loss_of_batch(pupil, batch_of(answers(student, examples, rng), rng).to(device), PIXELS, None)
+        batch = batch_of(answers(student, examples, rng), rng).to(device)
+        return loss_of_batch(pupil, batch, PIXELS, None, urgent, LIKELIHOOD_WEIGHT)
 
     pupil = copy.deepcopy(student).requires_grad_(True).train()
     return fit(pupil, loss_of, steps, seed, LEARNING_RATE, state, {"lesson": "night", "student": name})
@@ -85,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--student", type=Path, required=True, help="checkpoint (.safetensors) to go on from")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write (.safetensors)")
     parser.add_argument("--data", type=Path, default=DATA / "pairs")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     o = parser.parse_args(arguments)
     student = load_student(o.student)

@@ -8,7 +8,7 @@ CPU, a GPU, or under torchrun on many. Killed, it goes on where it was.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -136,8 +136,15 @@ def batch_of(chosen: Sequence[Ensemble], rng: np.random.Generator) -> Batch:
     )
 
 
-def loss_of_batch(student: nn.Module, batch: Batch, method: Method, backbone: Backbone | None) -> Tensor:
-    """The training loss.
+def loss_of_batch(
+    student: nn.Module,
+    batch: Batch,
+    method: Method,
+    backbone: Backbone | None,
+    weigh: Callable[[Tensor], Tensor] = certainty,
+    likelihood_weight: float = LIKELIHOOD_WEIGHT,
+) -> Tensor:
+    """The training loss. weigh: the variance to the pixel weights of a method whose pixels are weighted.
 
     Dead thermal asks for luma. Live thermal asks for what the method learns from the teacher, and, by every method, for
     what is likely (the teacher's own data term): ablations differ in the teacher's signals alone. RGB's noise is to
@@ -155,9 +162,9 @@ def loss_of_batch(student: nn.Module, batch: Batch, method: Method, backbone: Ba
         return loss
     fused, luma, trust = fused[live], seen_luma[live], batch.trust[live]
     thermal = torch.lerp(luma, batch.thermal[live], trust)  # outside its view, luma stands for thermal too
-    loss = loss + LIKELIHOOD_WEIGHT * (1 - share) * Likelihood(luma, thermal).energy(fused).mean()
+    loss = loss + likelihood_weight * (1 - share) * Likelihood(luma, thermal).energy(fused).mean()
     if method.pixels:
-        weight = certainty(batch.variance[live]) if method.pixels == "weighted" else 1.0
+        weight = weigh(batch.variance[live]) if method.pixels == "weighted" else 1.0
         wanted = batch.mean[live] + luma - batch.luma[live]
         loss = loss + (1 - share) * pixel_loss(fused, wanted, weight * trust)
     if method.features and batch.feature_mean:
