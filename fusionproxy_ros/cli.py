@@ -466,6 +466,14 @@ def _parser() -> argparse.ArgumentParser:
         help="checkpoint (.safetensors), may be repeated; the shipped one if not given",
     )
     one.add_argument(
+        "--pictures",
+        type=_named_path,
+        action="append",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="another method's pictures of the same pairs, FOLDER/SET/ID.png, to be ranked too; may be repeated",
+    )
+    one.add_argument(
         "--ensembles", type=Path, help="folder of the teacher's ensembles on pairs kept out of training"
     )
     one.add_argument("--teacher", type=Path, help="its checkpoint, to be timed in the same run")

@@ -1,6 +1,8 @@
 """What a frozen RGB detector finds at night: in RGB, in thermal, and in what fusion makes of both.
 
-    python test/bench_detector.py --detector yolov5n.onnx [--student NAME=CHECKPOINT ...]
+    python test/bench_detector.py --detector yolov5n.onnx [--student NAME=CHECKPOINT ...] [--pictures NAME=FOLDER ...]
+
+--pictures: another method's fused pictures, FOLDER/msrs/ID.png, as of `fusionproxy evaluate`.
 
 The detector is the user's: ONNX, one input (1, 3, 640, 640), one output (1, N, 5 + 80) of COCO's classes, as yolov5's
 export writes it; it was never trained on fused pictures. The pictures are the 68 night pairs of
@@ -99,12 +101,14 @@ def main() -> None:
         "--data", type=Path, default=DATA / "pairs" / "msrs", help="folder of rgb/ and thermal/"
     )
     parser.add_argument("--student", action="append", default=[], metavar="NAME=CHECKPOINT")
+    parser.add_argument("--pictures", action="append", default=[], metavar="NAME=FOLDER")
     args = parser.parse_args()
     detector, labels = Detector(args.detector), json.loads(LABELS.read_text())
     students = {"shipped": DEFAULT_STUDENT} | dict(pair.split("=", 1) for pair in args.student)
     methods: dict[str, Callable] = {name: student_fuse(load_student(path)) for name, path in students.items()}
     methods |= {name: getattr(baselines, name) for name in ("average", "maximum", "guided_filter")}
-    found = {name: {} for name in ("RGB", "thermal", *methods)}
+    others = dict(pair.split("=", 1) for pair in args.pictures)
+    found = {name: {} for name in ("RGB", "thermal", *methods, *others)}
     for id in tqdm(labels, "detect", unit="pair"):
         bgr = cv2.imread(str(next((args.data / "rgb").glob(f"{id}.*"))))
         thermal = cv2.imread(str(next((args.data / "thermal").glob(f"{id}.*"))), cv2.IMREAD_GRAYSCALE)
@@ -113,6 +117,9 @@ def main() -> None:
         found["thermal"][id] = detector(cv2.cvtColor(thermal, cv2.COLOR_GRAY2BGR))
         for name, fuse in methods.items():
             found[name][id] = detector(add_luma(bgr, luma, fuse(luma, thermal)))
+        for name, folder in others.items():
+            theirs = cv2.imread(str(Path(folder) / "msrs" / f"{id}.png"), cv2.IMREAD_GRAYSCALE)
+            found[name][id] = detector(add_luma(bgr, luma, theirs))
     boxes = {
         kind: {id: np.array(of_id[kind], float).reshape(-1, 4) for id, of_id in labels.items()}
         for kind in (*CLASSES, "ignore")

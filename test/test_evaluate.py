@@ -275,6 +275,27 @@ def test_without_teacher_and_clips_the_rest_is_measured_and_the_lack_is_said(
     assert "flicker is not measured" in capsys.readouterr().out
 
 
+def test_another_method_s_pictures_are_ranked_as_the_method_would_be(
+    pair_folder, tmp_path, checkpoint, quick, capsys
+):
+    held_out = [data.load(pair) for pair in data.split(data.find_pairs(pair_folder))[1]]
+    for each in held_out:
+        path = tmp_path / "theirs" / each.file.set / f"{each.file.id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.maximum(each.luma, each.thermal))
+    arguments = "--student", checkpoint, "--pictures", tmp_path / "theirs"
+    assert run(pair_folder, tmp_path / "report", *arguments) == 0
+    means, report = (
+        json.loads((tmp_path / "report" / n).read_text()) for n in ("metrics.json", "report.json")
+    )
+    assert means["all"]["theirs"] == means["all"]["maximum"]
+    assert report["mean_rank"]["all"]["theirs"] == report["mean_rank"]["all"]["maximum"]
+    assert list(report["misaligned"]) == ["small"], "pictures cannot be made of other pairs"
+    path.unlink()
+    assert run(pair_folder, tmp_path / "report", *arguments) == 2
+    assert f"{path}: not a picture of" in capsys.readouterr().err
+
+
 def test_two_methods_of_one_name_and_a_missing_student_are_refused(pair_folder, tmp_path, checkpoint, capsys):
     for name in ("maximum", "teacher", "small"):
         students = "--student", checkpoint, "--student", f"{name}={checkpoint}"

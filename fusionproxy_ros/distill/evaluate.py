@@ -99,6 +99,28 @@ class TeacherMeans:
         return to_grey_levels(self._means[luma.tobytes()])
 
 
+class Pictures:
+    """Another method as a function on 8-bit images: looks its picture of a pair up, FOLDER/SET/ID.png, grey or colour.
+
+    Raises EvaluationError where one is missing or of another size.
+    """
+
+    def __init__(self, folder: Path, examples: Sequence[Example]):
+        self._lumas = {}
+        for example in examples:
+            path = folder / example.file.set / f"{example.file.id}.png"
+            luma = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            if luma is None or luma.shape != example.thermal.shape:
+                raise EvaluationError(
+                    f"{path}: not a picture of {example.thermal.shape[::-1]}; --pictures needs one of each pair kept "
+                    "out of training"
+                )
+            self._lumas[example.luma.tobytes()] = luma
+
+    def __call__(self, luma: np.ndarray, thermal: np.ndarray) -> np.ndarray:
+        return self._lumas[luma.tobytes()]
+
+
 def is_night(example: Example) -> bool:
     """By name where the set's names tell (MSRS: D or N at the end), else by NIGHT_LUMA."""
     if example.file.set == "msrs":
@@ -212,14 +234,11 @@ def time_methods(students: Mapping[str, Student], teacher: Path | None) -> dict[
     return result
 
 
-def load_students(named: Sequence[tuple[str, Path]]) -> dict[str, Student]:
-    """{name: student}. Raises EvaluationError where two methods would share a name."""
-    students = {}
-    for name, path in named:
-        if name in students or name in CLASSICAL or name == "teacher":
-            raise EvaluationError(f"two methods are called {name}: tell them apart by --student NAME=PATH")
-        students[name] = load_student(path)
-    return students
+def check_names(names: Sequence[str]) -> None:
+    """Raises EvaluationError where two methods would share a name."""
+    for name, count in Counter([*names, *CLASSICAL, "teacher"]).items():
+        if count > 1:
+            raise EvaluationError(f"two methods are called {name}: tell them apart by NAME=PATH")
 
 
 def run(args: Namespace) -> int:
@@ -229,7 +248,9 @@ def run(args: Namespace) -> int:
     cv2.setNumThreads(THREADS)
     data = args.data or DATA / "pairs"
     args.out.mkdir(parents=True, exist_ok=True)
-    networks = load_students(args.student or [(DEFAULT_STUDENT.stem, DEFAULT_STUDENT)])
+    named = args.student or [(DEFAULT_STUDENT.stem, DEFAULT_STUDENT)]
+    check_names([name for name, _ in (*named, *args.pictures)])
+    networks = {name: load_student(path) for name, path in named}
     students = {name: student_fuse(network) for name, network in networks.items()}
     methods = CLASSICAL | students
     teacher = TeacherMeans(args.ensembles) if args.ensembles else None
@@ -238,7 +259,8 @@ def run(args: Namespace) -> int:
         raise EvaluationError(f"{data}: too few pairs to keep a fifth of the scenes out; add pairs")
 
     day = [example for example in examples if not is_night(example)]
-    means = metrics_of_sets(examples, methods)
+    others = {name: Pictures(folder, examples) for name, folder in args.pictures}
+    means = metrics_of_sets(examples, methods | others)
     counts = Counter(name for example in examples for name in sets_of(example))
     report = {"misaligned": misalignment(examples, students, means["all"])}
     shown = {name: methods[name] for name in ("maximum", "guided filter")}
@@ -269,7 +291,7 @@ def run(args: Namespace) -> int:
     (args.out / "report.json").write_text(json.dumps(report, indent=1))
     rows = evenly([example for example in examples if is_night(example)], SHEET_ROWS // 2)
     rows += evenly([example for example in examples if not is_night(example)], SHEET_ROWS // 2)
-    cv2.imwrite(str(args.out / "sheet.png"), sheet(rows, shown | students))
+    cv2.imwrite(str(args.out / "sheet.png"), sheet(rows, shown | others | students))
     print(f"\nwrote metrics.json, report.json and sheet.png to {args.out}")
     return 0
 
