@@ -1,8 +1,8 @@
 """Thermal sight for any RGB perception stack, as a ROS 2 package.
 
 The path of one frame, in the order of the files: frames, messages, shutter, sync, lens, calibration,
-registration, alignment, misalignment, normalisation, student, fuser, worker, parameters, rig, guard, health,
-transport, tf, inputs, node.
+registration, alignment, misalignment, normalisation, student, native, device, fuser, worker, parameters, rig, guard,
+health, transport, tf, inputs, node.
 """
 
 from pkgutil import extend_path

@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import fusionproxy_ros
 from fusionproxy_ros.frames import FusionError
 from fusionproxy_ros.student import Student
 
-FOLDER = Path(__file__).parent  # where CMake and pip install what they build
+FOLDERS = fusionproxy_ros.__path__  # the source tree and, of what was built, where it is installed
 LANES = 8  # as in src/student.c: channels are padded by zeros to multiples of it
 
 
 @cache
 def _library() -> ctypes.CDLL:
     """What was built from src/student.c."""
-    found = next(FOLDER.glob("libstudent*.so"), None)
+    found = next((path for folder in FOLDERS for path in Path(folder).glob("libstudent*.so")), None)
     if not found:
         raise NativeError(
             "libstudent.so is not beside the code: install with colcon, make or pip, and a C compiler"

@@ -140,7 +140,7 @@ def test_without_the_compiled_code_torch_makes_the_same_picture_to_one_grey_leve
     (rgb, thermal), warnings = night(), []
     compiled = Fuser(student, NormalisationConfig(), "cpu").fuse(pair(rgb, thermal), identity()).pixels
     native._library.cache_clear()
-    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    monkeypatch.setattr(native, "FOLDERS", [tmp_path])
     on_torch = Fuser(student, NormalisationConfig(), "cpu", warn=warnings.append)
     for register in (identity(), homography(np.eye(3))):
         picture = on_torch.fuse(pair(rgb, thermal), register).pixels

@@ -152,7 +152,7 @@ def test_planes_of_several_sizes_are_refused():
 def test_compiled_code_that_is_missing_or_broken_is_named_with_the_cure(monkeypatch, tmp_path, content):
     if content:
         (tmp_path / "libstudent.so").write_bytes(content)
-    monkeypatch.setattr(native, "FOLDER", tmp_path)
+    monkeypatch.setattr(native, "FOLDERS", [tmp_path])
     native._library.cache_clear()
     with pytest.raises(NativeError, match=r"libstudent\.so .*install"):
         NativeStudent(SHIPPED)
