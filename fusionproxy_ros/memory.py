@@ -15,3 +15,12 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 512 << 20)
         # What one thread frees another can have: threads that build grids come and go.
         mallopt(M_ARENA_MAX, 2)
+
+
+def give_back_freed_memory() -> None:
+    """All that is free goes back to the kernel: what a start and a burst needed.
+
+    Takes a millisecond or two, and as much from the next frame: for now and then.
+    """
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

@@ -15,11 +15,14 @@ from fusionproxy_ros.cameras import CameraPair
 from fusionproxy_ros.frames import FusionError
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.guard import Guard
+from fusionproxy_ros.memory import give_back_freed_memory
 from fusionproxy_ros.parameters import ParameterError, Parameters, Settings
 from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
 from fusionproxy_ros.sync_policy import make_sync
 from fusionproxy_ros.tf import TransformSource
-from fusionproxy_ros.worker import Worker
+from fusionproxy_ros.worker import Worker, run_in_background
+
+TIDY_PERIOD_S = 10.0
 
 
 def _told(transition):
@@ -105,7 +108,10 @@ class FusionNode(LifecycleNode):
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
             post_callback=lambda jump: self._worker and self._worker.reset(),
         )
-        self._configured += [partial(self.destroy_timer, timer), jumps.unregister]
+        tidy = partial(run_in_background, give_back_freed_memory)
+        tidying = self.create_timer(TIDY_PERIOD_S, tidy, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        timers = [partial(self.destroy_timer, each) for each in (timer, tidying)]
+        self._configured += [*timers, jumps.unregister]
 
     @_told
     def on_activate(self, state) -> TransitionCallbackReturn:

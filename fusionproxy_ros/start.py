@@ -15,10 +15,10 @@ from fusionproxy_ros import transport
 from fusionproxy_ros.frames import FusionError
 from fusionproxy_ros.memory import keep_freed_memory
 
-# How many rounds OpenMP's idle threads spin before they sleep: some 30 us, which span the gaps within a frame. Spinning
-# longer they hold the cores that camera drivers need, and on a busy machine a frame takes tenths of a second; sleeping
-# at once (OMP_WAIT_POLICY=PASSIVE) costs half as much again per frame. docs/performance.md has the figures.
-GOMP_SPINCOUNT = "10000"
+# How many rounds OpenMP's idle threads spin before they sleep: some microseconds, between the layers of the student. It
+# costs nothing on idle cores; where cores are busy, spinning longer holds them from whoever would work, the camera
+# drivers and our own other thread. docs/performance.md has the figures.
+GOMP_SPINCOUNT = "2000"
 
 
 def _import_node(ahead: Node) -> type:
