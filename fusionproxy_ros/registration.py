@@ -6,7 +6,7 @@ x from -0.5 to W - 0.5. A size is (width, height), an array is (H, W).
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import cv2
 import numpy as np
@@ -76,7 +76,8 @@ class Registration:
     def __init__(self, sampler: Callable, shift_px: tuple[float, float] = (0.0, 0.0)):
         self.shift_px = shift_px
         self._sampler = sampler
-        self.grid = lru_cache(maxsize=MAX_GRIDS)(self._build_grid)
+        # Of functions that do not know this object: a cycle would keep replaced grids until Python looks for cycles.
+        self.grid = lru_cache(maxsize=MAX_GRIDS)(partial(_build_grid, sampler, shift_px))
 
     def shifted(self, shift_px: tuple[float, float]) -> "Registration":
         """The same registration with another shift; nothing is shared with this one."""
@@ -85,15 +86,6 @@ class Registration:
     def prepare(self, thermal_size_px: Size, rgb_size_px: Size) -> None:
         """Build now what `register` needs for images of these sizes, and remember it. Raises RegistrationError."""
         self.grid(thermal_size_px, rgb_size_px)
-
-    def _build_grid(self, thermal_size_px: Size, rgb_size_px: Size) -> Grid | None:
-        """None where the thermal image lies on the RGB grid already. Call it as `grid`, which remembers."""
-        if max(*thermal_size_px, *rgb_size_px) > MAX_SIDE_PX:
-            raise RegistrationError(
-                f"thermal is {thermal_size_px} px and RGB {rgb_size_px}: neither side may exceed {MAX_SIDE_PX}"
-            )
-        u, v = _pixel_grid(rgb_size_px, self.shift_px)
-        return _grid(*self._sampler(u, v, thermal_size_px, rgb_size_px), thermal_size_px)
 
     def register(
         self, thermal_pixels: np.ndarray, rgb_size_px: Size, depth_m: np.ndarray | None = None
@@ -237,6 +229,18 @@ def _pixel_grid(size_px: Size, shift_px: tuple[float, float] = (0.0, 0.0)) -> tu
     return np.meshgrid(*(np.arange(n, dtype=np.float64) + d for n, d in zip(size_px, shift_px, strict=True)))
 
 
+def _build_grid(
+    sampler: Callable, shift_px: tuple[float, float], thermal_size_px: Size, rgb_size_px: Size
+) -> Grid | None:
+    """None where the thermal image lies on the RGB grid already."""
+    if max(*thermal_size_px, *rgb_size_px) > MAX_SIDE_PX:
+        raise RegistrationError(
+            f"thermal is {thermal_size_px} px and RGB {rgb_size_px}: neither side may exceed {MAX_SIDE_PX}"
+        )
+    u, v = _pixel_grid(rgb_size_px, shift_px)
+    return _grid(*sampler(u, v, thermal_size_px, rgb_size_px), thermal_size_px)
+
+
 def _identity_sampler(u: np.ndarray, v: np.ndarray, thermal_size_px: Size, rgb_size_px: Size):
     x = (u + 0.5) * (thermal_size_px[0] / rgb_size_px[0]) - 0.5
     y = (v + 0.5) * (thermal_size_px[1] / rgb_size_px[1]) - 0.5
@@ -352,7 +356,7 @@ class _DepthRegistration(Registration):
     def __init__(self, calibration: Calibration, plane_depth_m: float, shift_px=(0.0, 0.0)):
         super().__init__(_plane_sampler(calibration, plane_depth_m), shift_px)
         self._calibration, self._plane_depth_m = calibration, plane_depth_m
-        self._view = lru_cache(maxsize=MAX_GRIDS)(self._build_view)
+        self._view = lru_cache(maxsize=MAX_GRIDS)(partial(_depth_view, calibration, self.shift_px))
 
     def shifted(self, shift_px: tuple[float, float]) -> "Registration":
         return _DepthRegistration(self._calibration, self._plane_depth_m, shift_px)
@@ -360,23 +364,6 @@ class _DepthRegistration(Registration):
     def prepare(self, thermal_size_px: Size, rgb_size_px: Size) -> None:
         super().prepare(thermal_size_px, rgb_size_px)
         self._view(thermal_size_px, rgb_size_px)
-
-    def _build_view(self, thermal_size_px: Size, rgb_size_px: Size) -> _DepthView:
-        rgb = scaled(self._calibration.rgb, rgb_size_px, "rgb")
-        thermal = scaled(self._calibration.thermal, thermal_size_px, "thermal")
-        u, v = _pixel_grid(rgb_size_px, self.shift_px)
-        directions, found = rays(rgb, np.stack([u.ravel(), v.ravel()], axis=1))
-        turned = self._calibration.rotation @ np.vstack([directions.T, np.ones(len(directions))])
-        k, lens = _lens_table(thermal)
-        focal_ratio = np.sqrt(thermal.k[0, 0] * thermal.k[1, 1] / (rgb.k[0, 0] * rgb.k[1, 1]))
-        return _DepthView(
-            rays=turned.reshape(3, *u.shape).astype(np.float32),
-            found=found.reshape(u.shape),
-            k=k,
-            lens=lens,
-            cell_px=max(1, int(np.ceil(CELL_MARGIN * focal_ratio))),
-            rgb_px_per_thermal_px=float(1 / focal_ratio),
-        )
 
     def register(
         self, thermal_pixels: np.ndarray, rgb_size_px: Size, depth_m: np.ndarray | None = None
@@ -409,6 +396,26 @@ class _DepthRegistration(Registration):
         weight[~mask] = 0
         pixels = cv2.remap(thermal_pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return Registered(pixels, mask, weight, float(mask.mean()))
+
+
+def _depth_view(
+    calibration: Calibration, shift_px: tuple[float, float], thermal_size_px: Size, rgb_size_px: Size
+) -> _DepthView:
+    rgb = scaled(calibration.rgb, rgb_size_px, "rgb")
+    thermal = scaled(calibration.thermal, thermal_size_px, "thermal")
+    u, v = _pixel_grid(rgb_size_px, shift_px)
+    directions, found = rays(rgb, np.stack([u.ravel(), v.ravel()], axis=1))
+    turned = calibration.rotation @ np.vstack([directions.T, np.ones(len(directions))])
+    k, lens = _lens_table(thermal)
+    focal_ratio = np.sqrt(thermal.k[0, 0] * thermal.k[1, 1] / (rgb.k[0, 0] * rgb.k[1, 1]))
+    return _DepthView(
+        rays=turned.reshape(3, *u.shape).astype(np.float32),
+        found=found.reshape(u.shape),
+        k=k,
+        lens=lens,
+        cell_px=max(1, int(np.ceil(CELL_MARGIN * focal_ratio))),
+        rgb_px_per_thermal_px=float(1 / focal_ratio),
+    )
 
 
 def _lens_table(thermal: Camera) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t mask __attribute__((vector_size(4 * LANES)));
 typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* One convolution: weights as [block of outputs][tap][input][output in block], of V * LANES outputs a block. */
+/* One convolution. weight: [block][tap][input][output], blocks of 2 * LANES outputs where they divide, else LANES. */
 typedef struct {
     int32_t inputs, outputs;
     const float *weight, *bias;

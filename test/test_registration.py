@@ -1,5 +1,7 @@
 """Registration against geometry worked out by hand, without its helpers or OpenCV's camera models."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import cv2
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 
 from fusionproxy_ros import registration
 from fusionproxy_ros.frames import Calibration, Camera, FusionError, RegistrationError
+from fusionproxy_ros.scene import default_calibration
 
 # --- extrinsic
 
@@ -448,3 +451,17 @@ def test_unusable_homography_is_refused(h, cause):
 def test_image_that_is_not_thermal_is_refused(pixels):
     with pytest.raises(RegistrationError, match=r"thermal image is .*: publish one channel as mono8"):
         registration.identity().register(pixels, (4, 4))
+
+
+@pytest.mark.parametrize("make", [registration.extrinsic, registration.depth])
+def test_what_a_replaced_registration_remembered_is_freed_at_once(make):
+    """Not when Python next looks for cycles: in a process that holds torch, that is hardly ever."""
+    replaced = make(default_calibration((64, 48), (32, 24)), 20.0)
+    replaced.prepare((32, 24), (64, 48))
+    gone = weakref.ref(replaced)
+    gc.disable()
+    try:
+        del replaced
+        assert gone() is None
+    finally:
+        gc.enable()
