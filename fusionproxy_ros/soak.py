@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import threading
 import time
 from collections import Counter, defaultdict
@@ -327,6 +328,7 @@ class Bench:
         self.images: list[Seen] = []
         self.statuses: list[Seen] = []
         self.rss: list[int] = []  # bytes, once a second
+        self.shared: list[int] = []  # of them, in the shared segments of the middleware, peers' among them
         self.node = rclpy.create_node("soak")
         qos = QoSProfile(depth=100)
         self.node.create_subscription(Image, "fused/image", lambda m: self._on(m, self.images), qos)
@@ -376,9 +378,15 @@ class Bench:
         return alive
 
     def _watch_memory(self) -> None:
-        page = os.sysconf("SC_PAGE_SIZE")
         while self.fusion.poll() is None:
-            self.rss.append(int(Path(f"/proc/{self.fusion.pid}/statm").read_text().split()[1]) * page)
+            kib = dict(
+                re.findall(
+                    r"(VmRSS|RssShmem):\s+(\d+) kB", Path(f"/proc/{self.fusion.pid}/status").read_text()
+                )
+            )
+            if len(kib) == 2:  # else it is ending
+                self.rss.append(int(kib["VmRSS"]) * 1024)
+                self.shared.append(int(kib["RssShmem"]) * 1024)
             time.sleep(1.0)
 
     def _on(self, msg, seen: list[Seen], *rest) -> None:
@@ -429,6 +437,10 @@ def soak(
         "tracebacks": (folder / "node.log").read_text(errors="replace").count("Traceback"),
         "rss_mb": [round(rss / 1e6, 1) for rss in bench.rss],
         "rss_growth": rss_growth(bench.rss),
+        "shared_mb": [round(shared / 1e6, 1) for shared in bench.shared],
+        "own_growth": rss_growth(
+            [rss - shared for rss, shared in zip(bench.rss, bench.shared, strict=False)]
+        ),
     }
 
 
@@ -488,7 +500,10 @@ def print_table(report: dict) -> None:
         numbers = [str(row[name]).rjust(len(name)) for name in columns]
         reasons = "; ".join(f"{n} {text:.50}" for text, n in Counter(row["reasons"]).most_common(2))
         print("  ".join([row["fault"].ljust(width), *numbers, reasons]))
-    growth = "unknown" if report["rss_growth"] is None else f"{report['rss_growth']:+.2%}"
-    print(f"\ngrowth of resident memory {growth}, {report['tracebacks']} tracebacks")
+    growths = report["rss_growth"], report["runs"]["faults"]["own_growth"]
+    growth, own = ("unknown" if one is None else f"{one:+.2%}" for one in growths)
+    print(
+        f"\ngrowth of resident memory {growth} ({own} without shared segments), {report['tracebacks']} tracebacks"
+    )
     for line in report["broken"]:
         print(f"broken: {line}")

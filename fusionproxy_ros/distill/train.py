@@ -142,9 +142,12 @@ def loss_of_batch(
     method: Method,
     backbone: Backbone | None,
     weigh: Callable[[Tensor], Tensor] = certainty,
-    likelihood_weight: float = LIKELIHOOD_WEIGHT,
+    likelihood_weight: float | None = None,
 ) -> Tensor:
-    """The training loss. weigh: the variance to the pixel weights of a method whose pixels are weighted.
+    """The training loss.
+
+    weigh: the variance to the pixel weights of a method whose pixels are weighted. likelihood_weight: LIKELIHOOD_WEIGHT
+    if not given.
 
     Dead thermal asks for luma. Live thermal asks for what the method learns from the teacher, and, by every method, for
     what is likely (the teacher's own data term): ablations differ in the teacher's signals alone. RGB's noise is to
@@ -162,7 +165,8 @@ def loss_of_batch(
         return loss
     fused, luma, trust = fused[live], seen_luma[live], batch.trust[live]
     thermal = torch.lerp(luma, batch.thermal[live], trust)  # outside its view, luma stands for thermal too
-    loss = loss + likelihood_weight * (1 - share) * Likelihood(luma, thermal).energy(fused).mean()
+    share_of_likelihood = LIKELIHOOD_WEIGHT if likelihood_weight is None else likelihood_weight
+    loss = loss + share_of_likelihood * (1 - share) * Likelihood(luma, thermal).energy(fused).mean()
     if method.pixels:
         weight = weigh(batch.variance[live]) if method.pixels == "weighted" else 1.0
         wanted = batch.mean[live] + luma - batch.luma[live]
