@@ -109,10 +109,10 @@ class Worker:
         self._stalled = False  # the stand-in has answered the pair in hand
         self._standing_in = False  # it is about to publish
         self._stopping = self._abandoned = False
-        self._worker = threading.Thread(target=self._work, name="fusion worker", daemon=True)
+        with lock:
+            self._start_worker()
         self._watcher = threading.Thread(target=self._stand_in, name="fusion stand-in", daemon=True)
-        for thread in (self._worker, self._watcher):
-            thread.start()
+        self._watcher.start()
 
     def add_lane(self, sync: NearestSync, max_latency_ns: int, cameras: Answering) -> Lane:
         """Frames into the lane, decided pairs out to `cameras`, in order, by their deadline.
@@ -223,6 +223,10 @@ class Worker:
         """Called with the lock held."""
         self._hand[0].cameras.abandon()
         self._hand, self._stalled = None, False
+        self._start_worker()
+
+    def _start_worker(self) -> None:
+        """Called with the lock held, so that the thread finds itself to be the worker."""
         self._worker = threading.Thread(target=self._work, name="fusion worker", daemon=True)
         self._worker.start()
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from fusionproxy_ros.distill import baselines
+from fusionproxy_ros.distill.baselines import CLASSICAL
 from fusionproxy_ros.distill.data import DATA
 from fusionproxy_ros.distill.tables import student_fuse
 from fusionproxy_ros.fuser import add_luma
@@ -106,7 +106,7 @@ def main() -> None:
     detector, labels = Detector(args.detector), json.loads(LABELS.read_text())
     students = {"shipped": DEFAULT_STUDENT} | dict(pair.split("=", 1) for pair in args.student)
     methods: dict[str, Callable] = {name: student_fuse(load_student(path)) for name, path in students.items()}
-    methods |= {name: getattr(baselines, name) for name in ("average", "maximum", "guided_filter")}
+    methods |= CLASSICAL
     others = dict(pair.split("=", 1) for pair in args.pictures)
     found = {name: {} for name in ("RGB", "thermal", *methods, *others)}
     for id in tqdm(labels, "detect", unit="pair"):
@@ -126,14 +126,14 @@ def main() -> None:
     }
     counts = ", ".join(f"{sum(map(len, boxes[name].values()))} {name}s" for name in CLASSES)
     print(f"{args.detector.name}, {len(labels)} night pairs, {counts}: average precision at IoU 0.5 (at 0.3)")
-    print(f"{'':16}" + "".join(f"{name:>18}" for name in CLASSES))
+    print(f"{'':18}" + "".join(f"{name:>18}" for name in CLASSES))
     for method, of_method in found.items():
         cells = ""
         for name in CLASSES:
             of_class = {id: detections[name] for id, detections in of_method.items()}
             strict, loose = (average_precision(of_class, boxes[name], boxes["ignore"], t) for t in (0.5, 0.3))
             cells += f"{strict:10.3f} ({loose:.3f})"
-        print(f"{method:16}{cells}")
+        print(f"{method:18}{cells}")
 
 
 if __name__ == "__main__":

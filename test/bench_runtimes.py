@@ -113,9 +113,8 @@ def main() -> None:
         return measure(args)
     print(f"{args.size}, {args.threads} threads, {args.student.name}")
     lines = {name: [] for name in RUNTIMES}
-    for _ in range(
-        args.rounds
-    ):  # each in a process of its own, since idle threads of one spin beside another's
+    for _ in range(args.rounds):
+        # Each in a process of its own, since idle threads of one spin beside another's.
         for name in RUNTIMES:
             done = subprocess.run(
                 [sys.executable, __file__, *sys.argv[1:], "--only", name], capture_output=True, text=True
