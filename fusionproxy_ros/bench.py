@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 from fusionproxy_ros import registration
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
 from fusionproxy_ros.frames import Frame, Mode, Pair
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.scene import NightRoad, default_calibration
-from fusionproxy_ros.student import DEFAULT_STUDENT, STRIDE, Student, load_student
+from fusionproxy_ros.student import STRIDE, Student, load_student, weights_of
 
 SIZES_PX = ((320, 240), (640, 480), (1280, 720), (1920, 1080))
 WARM_UP = 10  # frames that do not count
@@ -147,7 +148,7 @@ def measure(
 ) -> Cost:
     """Fuse frames of one size, one after the other."""
     rgb, thermal, register = footage(size_px)
-    fuser = Fuser(network, NormalisationConfig(), device, threads)
+    fuser = Fuser(weights_of(network), NormalisationConfig(), device, threads)
     times_ms, stages_ms = [], []
     for n in range(WARM_UP + frames):
         pair = stream(rgb, thermal, n)
@@ -169,7 +170,7 @@ def measure_pairs(
 ) -> tuple[float, float]:
     """Median and p99 in ms of fusing one frame of each of `count` camera pairs, one student serving all."""
     rgb, thermal, register = footage((640, 480))
-    fusers = [Fuser(network, NormalisationConfig(), device, threads) for _ in range(count)]
+    fusers = [Fuser(weights_of(network), NormalisationConfig(), device, threads) for _ in range(count)]
 
     def one_of_each(n: int) -> None:
         for fuser in fusers:

@@ -81,8 +81,8 @@ def _fuse_pair(fuser, register: Registration, rgb_path: Path, thermal_path: Path
 
 def fuse_pairs(args) -> int:
     """Fuse two folders; 1 when a file could not be used, each of which is named."""
+    from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
     from fusionproxy_ros.fuser import Fuser  # with torch, for which commands that fuse nothing need not wait
-    from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
     rgb_paths, thermal_paths = (images_in(folder, InputError) for folder in (args.rgb, args.thermal))
     if not rgb_paths:
@@ -94,7 +94,7 @@ def fuse_pairs(args) -> int:
     else:
         register = registration.identity()
     keep_freed_memory()
-    fuser = Fuser(load_student(args.student or DEFAULT_STUDENT), NormalisationConfig(), args.device)
+    fuser = Fuser(read_weights(args.student or DEFAULT_STUDENT), NormalisationConfig(), args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     problems = [
         f"{thermal_paths[n]}: no RGB image of that name"

@@ -31,11 +31,12 @@ class DeviceFuser:
     def __init__(
         self,
         student: Student,
-        device: torch.device,
+        device: torch.device | str,
         dtype: torch.dtype = torch.float16,
         warn: Callable[[str], None] = warnings.warn,
     ):
         # A copy, for what a broken CUDA context holds is lost, and the student must go on elsewhere.
+        device = torch.device(device)
         student = copy.deepcopy(student).to(device, dtype)
         self._place = lru_cache(maxsize=MAX_SIZES)(partial(_Place, student, device, warn))
         self._lock = threading.Lock()

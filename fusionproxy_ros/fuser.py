@@ -1,20 +1,24 @@
 """Composes registration, normalisation and student on one device: Pair in, Fused out."""
 
+import ctypes
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 
-from fusionproxy_ros.device import DeviceFuser
+from fusionproxy_ros.checkpoint import Weights
 from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
-from fusionproxy_ros.native import NativeError, NativeStudent
+from fusionproxy_ros.native import NativeError, NativeStudent, is_installed
 from fusionproxy_ros.normalisation import NormalisationConfig, Normalised, Normaliser
 from fusionproxy_ros.registration import Registered, Registration
-from fusionproxy_ros.student import Student
+
+if TYPE_CHECKING:
+    from fusionproxy_ros.student import TorchStudent
 
 
 class DeviceError(FusionError):
@@ -23,15 +27,36 @@ class DeviceError(FusionError):
 
 def free_gpu_memory() -> None:
     """Give back what torch keeps for later, once nothing uses it."""
-    if torch.cuda.is_initialized():
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
-def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA where there is one. Raises DeviceError when "cuda" is asked for and absent."""
-    if name == "cuda" and not torch.cuda.is_available():
+def gpus_of_driver() -> int:
+    """How many the CUDA driver sees; asked directly, since torch takes two seconds to be imported."""
+    try:
+        driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+    except OSError:
+        return 0
+    return count.value if driver.cuInit(0) == driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def torch_is_needed() -> bool:
+    """Whether a Fuser may import torch here."""
+    return bool(gpus_of_driver()) or not is_installed()
+
+
+def pick_device(name: str) -> str:
+    """ "cuda" or "cpu"; "auto" is CUDA where there is one. Raises DeviceError when "cuda" is asked for and absent."""
+    if name == "cpu" or (name == "auto" and not gpus_of_driver()):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if name == "cuda":
         raise DeviceError("student.device is 'cuda' and torch sees no CUDA device: set it to 'auto' or 'cpu'")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    return "cpu"
 
 
 def luma_of(frame: Frame) -> np.ndarray:
@@ -76,26 +101,28 @@ class Fuser:
     Registration and normalisation are the CPU's on every device: the AGC reads registered counts in the order of the
     frames, status and debug images want them there, and no GPU rounds them as cv2 does. What follows runs on the CPU by
     compiled code (by torch where that is not installed), or in half precision as one CUDA graph: the same picture to
-    one grey level.
+    one grey level. torch is imported for a GPU or in place of the compiled code alone.
 
-    student: on any device; moved to the CPU, and copied to the GPU. threads: CPU threads, process-wide for torch.
-    warn: told when the compiled code is missing, and as of DeviceFuser.
+    threads: of the CPU, for the student. warn: told when the compiled code is missing, and as of DeviceFuser.
     """
 
     def __init__(
         self,
-        student: Student,
+        student: Weights,
         normalisation: NormalisationConfig,
         device: str = "auto",
         threads: int = 2,
         warn: Callable[[str], None] = warnings.warn,
     ):
-        torch.set_num_threads(threads)
         self.device = pick_device(device)
-        self._student = student.cpu()
         self._threads = threads
-        self._gpu = None if self.device.type == "cpu" else DeviceFuser(student, self.device, warn=warn)
-        self._native = None if self._gpu else _compiled(self._student, warn)
+        if self.device == "cuda":
+            from fusionproxy_ros.device import DeviceFuser
+            from fusionproxy_ros.student import student_of
+
+            self._gpu, self._cpu = DeviceFuser(student_of(student), self.device, warn=warn), None
+        else:
+            self._gpu, self._cpu = None, _on_cpu(student, warn)
         self._normaliser = Normaliser(normalisation)
 
     def warm_up(self, size_px: tuple[int, int] = (640, 480)) -> None:
@@ -156,23 +183,16 @@ class Fuser:
         luma = luma_of(rgb)
         return add_luma(rgb.pixels, luma, self.fuse_luma(luma, thermal, weight))
 
-    @torch.inference_mode()
     def fuse_luma(self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         """The student's answer on the CPU: (H, W) uint8 from planes of that kind. weight: (H, W) float32 or None."""
-        if self._native:
-            return self._native.fuse(luma, thermal, weight, self._threads)
-        planes = (_plane(luma).float().div_(255), _plane(thermal).float().div_(255))
-        fused = self._student(*planes, None if weight is None else _plane(weight.copy()))
-        return cv2.convertScaleAbs(fused[0, 0].numpy(), alpha=255)  # rounds and saturates
+        return self._cpu.fuse(luma, thermal, weight, self._threads)
 
 
-def _compiled(student: Student, warn: Callable[[str], None]) -> NativeStudent | None:
+def _on_cpu(student: Weights, warn: Callable[[str], None]) -> "NativeStudent | TorchStudent":
     try:
         return NativeStudent(student)
     except NativeError as error:
         warn(f"the student runs on torch, which is slower: {error}")
-        return None
+        from fusionproxy_ros.student import TorchStudent
 
-
-def _plane(pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels)[None, None]
+        return TorchStudent(student)

@@ -6,12 +6,10 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 import fusionproxy_ros
+from fusionproxy_ros.checkpoint import Weights
 from fusionproxy_ros.frames import FusionError
-from fusionproxy_ros.student import Student
 
 FOLDERS = fusionproxy_ros.__path__  # the source tree and, of what was built, where it is installed
 LANES = 8  # as in src/student.c: channels are padded by zeros to multiples of it
@@ -33,6 +31,15 @@ def _library() -> ctypes.CDLL:
         ) from error
     library.student_workspace.restype, library.student_variant.restype = ctypes.c_size_t, ctypes.c_char_p
     return library
+
+
+def is_installed() -> bool:
+    """Whether a NativeStudent can be made here."""
+    try:
+        _library()
+    except NativeError:
+        return False
+    return True
 
 
 class _Layer(ctypes.Structure):
@@ -61,12 +68,11 @@ class NativeStudent:
     Raises NativeError where the compiled code is not there.
     """
 
-    def __init__(self, student: Student, variant: str = ""):
+    def __init__(self, weights: Weights, variant: str = ""):
         library = _library()
         self._run = getattr(library, f"student_fuse_{variant or library.student_variant().decode()}")
         self._packed = []  # what the pointers point to
-        layers = dict(student.named_modules(), context0=student.context[0], context2=student.context[2])
-        self._student = _Student(*(self._layer(name, layers[name]) for name, _ in _Student._fields_))
+        self._student = _Student(*(self._layer(weights.arrays, name) for name, _ in _Student._fields_))
         self._floats = partial(library.student_workspace, ctypes.byref(self._student))
         self._mine = threading.local()
 
@@ -97,26 +103,22 @@ class NativeStudent:
             self._mine.space = np.zeros(self._floats(height, width), np.float32)
         return self._mine.space
 
-    def _layer(self, name: str, module: torch.nn.Module) -> _Layer:
+    def _layer(self, arrays: dict[str, np.ndarray], name: str) -> _Layer:
         """As src/student.c wants it."""
-        weight, bias = module.weight.detach().cpu(), module.bias.detach().cpu()
-        if (
-            name == "stem" or weight.dim() == 2
-        ):  # one tap; the stem's inputs are 4x4 pixels of luma, then of thermal
+        stored = name.replace("context", "context.")
+        weight, bias = arrays[f"{stored}.weight"], arrays[f"{stored}.bias"]
+        if name == "stem" or weight.ndim == 2:
+            # One tap; the stem's inputs are 4x4 pixels of luma, then of thermal.
             weight = weight.reshape(len(weight), -1, 1, 1)
         weight, bias = _padded(weight, 0, 1), _padded(bias, 0)
         outputs, inputs, height, width = weight.shape
         block = 2 * LANES if outputs % (2 * LANES) == 0 else LANES
-        weight = weight.reshape(outputs // block, block, inputs, height, width).permute(0, 3, 4, 2, 1)
-        arrays = [np.ascontiguousarray(tensor.numpy(), np.float32) for tensor in (weight, bias)]
-        self._packed += arrays
-        return _Layer(inputs, outputs, *(array.ctypes.data for array in arrays))
+        weight = weight.reshape(outputs // block, block, inputs, height, width).transpose(0, 3, 4, 2, 1)
+        packed = [np.array(array, np.float32, order="C") for array in (weight, bias)]
+        self._packed += packed
+        return _Layer(inputs, outputs, *(array.ctypes.data for array in packed))
 
 
-def _padded(tensor: Tensor, *axes: int) -> Tensor:
+def _padded(array: np.ndarray, *axes: int) -> np.ndarray:
     """Zeros appended along `axes`, up to a multiple of LANES."""
-    for axis in axes:
-        shape = list(tensor.shape)
-        shape[axis] = -shape[axis] % LANES
-        tensor = torch.cat([tensor, tensor.new_zeros(shape)], axis)
-    return tensor
+    return np.pad(array, [(0, -n % LANES if axis in axes else 0) for axis, n in enumerate(array.shape)])

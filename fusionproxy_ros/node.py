@@ -12,12 +12,12 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from fusionproxy_ros import declared
 from fusionproxy_ros.cameras import CameraPair
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, Weights, read_weights
 from fusionproxy_ros.frames import FusionError
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.guard import Guard
 from fusionproxy_ros.memory import give_back_freed_memory
 from fusionproxy_ros.parameters import ParameterError, Parameters, Settings
-from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
 from fusionproxy_ros.sync_policy import make_sync
 from fusionproxy_ros.tf import TransformSource
 from fusionproxy_ros.worker import Worker, run_in_background
@@ -41,7 +41,7 @@ def _told(transition):
 
 
 def _build_fusers(
-    parameters: dict[str, Parameters], student: Student, warn: Callable[[str], None], device: str
+    parameters: dict[str, Parameters], student: Weights, warn: Callable[[str], None], device: str
 ) -> dict[str, Fuser]:
     """A fuser for each camera pair, all with the same student."""
     first = next(iter(parameters.values()))
@@ -89,7 +89,7 @@ class FusionNode(LifecycleNode):
         for p in parameters.values():
             make_sync(p.sync_policy, p.sync_config())  # says now what it would say at activation
         first = parameters[settings.cameras[0]]
-        student = load_student(first.student_path or DEFAULT_STUDENT)
+        student = read_weights(first.student_path or DEFAULT_STUDENT)
         build = partial(_build_fusers, parameters, student, self.get_logger().warning)
         guard = Guard(build, first.device, self.log_error)
         self._configured.append(guard.close)

@@ -22,7 +22,10 @@ GOMP_SPINCOUNT = "2000"
 
 
 def _import_node(ahead: Node) -> type:
-    """FusionNode; a signal meanwhile ends the process, since torch aborts where an exception meets its import."""
+    """FusionNode, and torch where it will be needed.
+
+    A signal meanwhile ends the process, since torch aborts where an exception meets its import.
+    """
 
     def leave(*_):
         ahead.destroy_node()
@@ -31,8 +34,11 @@ def _import_node(ahead: Node) -> type:
         os._exit(0)
 
     before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    from fusionproxy_ros.fuser import torch_is_needed
     from fusionproxy_ros.node import FusionNode
 
+    if torch_is_needed():
+        import torch  # noqa: F401
     for number, handler in before.items():
         signal.signal(number, handler)
     return FusionNode

@@ -14,22 +14,16 @@ the level that gain control gave the thermal image; where thermal is flat or unk
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.numpy import save
 from torch import Tensor, nn
 
-from fusionproxy_ros.frames import FusionError
+from fusionproxy_ros.checkpoint import ARCHITECTURE, Weights, read_weights
 
-DEFAULT_STUDENT = Path(__file__).parent / "models" / "fusionproxy.safetensors"
-ARCHITECTURE = "local-affine-1"
 CHANNELS_LAST = torch.channels_last
 STRIDE = 16  # pixels of the image per pixel of the coarsest features
-
-
-class StudentError(FusionError):
-    """A checkpoint that is missing, damaged, or not of this architecture."""
 
 
 class Student(nn.Module):
@@ -112,43 +106,39 @@ def save_student(student: Student, path: Path, metadata: dict[str, str]) -> None
         "architecture": ARCHITECTURE,
         "arguments": json.dumps({"widths": student.widths}),
     }
-    state = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
-    Path(path).write_bytes(save(state, described))
+    Path(path).write_bytes(save(weights_of(student).arrays, described))
 
 
-def load_student(path: Path | str, device: str | torch.device = "cpu") -> Student:
-    """The student in a checkpoint written by save_student, in eval mode, without gradients.
+def weights_of(student: Student) -> Weights:
+    """A copy of the student's parameters, for what does without torch."""
+    arrays = {name: tensor.cpu().contiguous().numpy().copy() for name, tensor in student.state_dict().items()}
+    return Weights(student.widths, arrays)
 
-    Only safetensors are read: numbers and text, nothing that could run. Raises StudentError where the file is
-    missing, not safetensors, damaged, or of another architecture.
-    """
-    if not Path(path).is_file():
-        raise StudentError(f"{path}: no such checkpoint; give the path of a .safetensors student")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise StudentError(
-            f"{path}: not an intact safetensors file ({error}); fetch or train it again"
-        ) from error
-    if metadata.get("architecture") != ARCHITECTURE:
-        found = metadata.get("architecture", "none stated")
-        raise StudentError(
-            f"{path}: architecture is {found}, this version runs {ARCHITECTURE}; train it again"
-        )
-    try:
-        arguments = json.loads(metadata["arguments"])
-        # Before memory is taken for them. (torch.device("meta") would do, and imports torch's compiler: 2 s.)
-        for width, layer in zip(arguments["widths"], ("dec4", "enc8", "enc16"), strict=True):
-            if state[f"{layer}.weight"].numel() != 9 * width**2:
-                raise ValueError(f"width {width} is not that of {layer}")
-        student = Student(**arguments)
-        student.load_state_dict(state)
-        if not all(tensor.isfinite().all() for tensor in state.values()):
-            raise ValueError("weights are not finite numbers")
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise StudentError(
-            f"{path}: weights and stated architecture disagree ({error}); train it again"
-        ) from error
-    return student.to(device, memory_format=CHANNELS_LAST).eval().requires_grad_(False)
+
+def student_of(weights: Weights) -> Student:
+    """The network, on the CPU, in eval mode, without gradients."""
+    student = Student(weights.widths)
+    student.load_state_dict({name: torch.from_numpy(array) for name, array in weights.arrays.items()})
+    return student.eval().requires_grad_(False)
+
+
+def load_student(path: Path | str) -> Student:
+    """The student in a checkpoint, as of `student_of`. Raises StudentError as `read_weights` does."""
+    return student_of(read_weights(path))
+
+
+class TorchStudent:
+    """What native.NativeStudent does, by torch: for machines without the compiled code."""
+
+    def __init__(self, weights: Weights):
+        self._student = student_of(weights)
+
+    @torch.inference_mode()
+    def fuse(
+        self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None = None, threads: int = 1
+    ) -> np.ndarray:
+        """As of NativeStudent. threads: process-wide."""
+        torch.set_num_threads(threads)
+        planes = [torch.from_numpy(plane)[None, None].float().div_(255) for plane in (luma, thermal)]
+        trust = None if weight is None else torch.from_numpy(weight.copy())[None, None]
+        return self._student(*planes, trust)[0, 0].mul_(255).round_().byte().numpy()

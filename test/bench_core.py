@@ -15,12 +15,13 @@ import numpy as np
 from reference import ObviousFuser
 
 from fusionproxy_ros.bench import WARM_UP, footage, stream
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.messages import fill_image
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.scene import default_calibration
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
+from fusionproxy_ros.student import load_student, weights_of
 
 SIZES_PX = ((640, 480), (1280, 720))
 
@@ -43,7 +44,7 @@ def main() -> None:
     for size_px in SIZES_PX:
         rgb, thermal, register = footage(size_px)
         calibration = default_calibration(size_px, (size_px[0] // 2, size_px[1] // 2))
-        ours = Fuser(student, NormalisationConfig(), "cpu", args.threads)
+        ours = Fuser(weights_of(student), NormalisationConfig(), "cpu", args.threads)
         obvious = ObviousFuser(copy.deepcopy(student), calibration, 20.0, size_px, args.threads)
         times_ms = []
         for n in range(WARM_UP + args.frames):

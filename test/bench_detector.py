@@ -19,11 +19,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
 from fusionproxy_ros.distill.baselines import CLASSICAL
 from fusionproxy_ros.distill.data import DATA
 from fusionproxy_ros.distill.tables import student_fuse
 from fusionproxy_ros.fuser import add_luma
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
+from fusionproxy_ros.student import load_student
 
 LABELS = Path(__file__).with_name("night_labels.json")
 CLASSES = {"person": [0], "vehicle": [2, 5, 7]}  # COCO's car, bus, truck

@@ -29,12 +29,12 @@ import numpy as np
 from ament_index_python.packages import get_package_prefix
 
 from fusionproxy_ros import demo, registration
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.frames import MODES, Calibration, Frame, Mode, Pair
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.scene import NightRoad, default_calibration
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 FOOTAGE = 30  # pictures of each camera, rendered once and played in a loop
 WARM_UP = 30  # frames that count as frames, but not for times
@@ -47,7 +47,7 @@ tc -n $name qdisc add dev cable root tbf rate 1gbit burst 128k latency 100ms; mk
 
 def core_ms(rgb: list, thermal: list, calibration: Calibration, hz: float, frames: int = 300) -> np.ndarray:
     """Of Fuser.fuse alone in this process, at the cameras' pace."""
-    fuser = Fuser(load_student(DEFAULT_STUDENT), NormalisationConfig())
+    fuser = Fuser(read_weights(DEFAULT_STUDENT), NormalisationConfig())
     register, times_ms, begin_s = registration.extrinsic(calibration, 20.0), [], time.monotonic()
     for n in range(WARM_UP + frames):
         time.sleep(max(0, begin_s + n / hz - time.monotonic()))

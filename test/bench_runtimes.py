@@ -19,16 +19,17 @@ import cv2
 import numpy as np
 import torch
 
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
 from fusionproxy_ros.distill.data import to_tensor
 from fusionproxy_ros.native import NativeStudent
-from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
+from fusionproxy_ros.student import Student, load_student, weights_of
 
 FRAMES = 150
 Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]  # on (H, W) uint8
 
 
 def compiled(student: Student, size_px: tuple[int, int], threads: int) -> Fuse:
-    native = NativeStudent(student)
+    native = NativeStudent(weights_of(student))
     return lambda luma, thermal: native.fuse(luma, thermal, None, threads)
 
 

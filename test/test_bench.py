@@ -11,11 +11,12 @@ from reference import ObviousFuser
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusionproxy_ros import bench
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
 from fusionproxy_ros.cli import main
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.scene import default_calibration
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
+from fusionproxy_ros.student import load_student, weights_of
 
 
 @pytest.mark.parametrize("size_px", [(640, 480), (500, 300)])
@@ -57,7 +58,7 @@ def test_what_we_are_compared_with_makes_the_same_picture():
     rgb, thermal, register = bench.footage(size_px)
     calibration = default_calibration(size_px, (320, 240))
     student = load_student(DEFAULT_STUDENT)
-    ours = Fuser(student, NormalisationConfig(), "cpu", 2)
+    ours = Fuser(weights_of(student), NormalisationConfig(), "cpu", 2)
     obvious = ObviousFuser(copy.deepcopy(student), calibration, 20.0, size_px, 2)
     pair = bench.stream(rgb, thermal, 0)
     fused = ours.fuse(pair, register).pixels

@@ -8,13 +8,13 @@ import pytest
 from geometry import street
 
 from fusionproxy_ros.calibration import load_homography, save_calibration
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.cli import main
 from fusionproxy_ros.frames import Frame, Mode, Pair
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.registration import extrinsic, homography
 from fusionproxy_ros.scene import NightRoad, default_calibration
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def fuse(folders, *more):
 def expected(scene, t_s, registration):
     rgb = Frame(0, "", np.ascontiguousarray(scene.rgb(t_s)[..., ::-1]), "bgr8")
     pair = Pair(rgb, Frame(0, "", scene.thermal(t_s), "mono16"), Mode.FUSED)
-    return Fuser(load_student(DEFAULT_STUDENT), NormalisationConfig()).fuse(pair, registration).pixels
+    return Fuser(read_weights(DEFAULT_STUDENT), NormalisationConfig()).fuse(pair, registration).pixels
 
 
 def test_a_calibration_file_gives_the_core_s_own_pixels(folders, scene):

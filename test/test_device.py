@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from fusionproxy_ros import device, registration
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
 from fusionproxy_ros.device import DeviceFuser
 from fusionproxy_ros.frames import Frame, Mode, Pair
 from fusionproxy_ros.fuser import Fuser, luma_of
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.scene import NightRoad, default_calibration
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
+from fusionproxy_ros.student import load_student, weights_of
 
 CPU = torch.device("cpu")
 SIZES_PX = (320, 240), (333, 211), (97, 131), (34, 45)
@@ -31,7 +32,7 @@ def student():
 
 @pytest.fixture(scope="module")
 def on_cpu(student):
-    return Fuser(student, NormalisationConfig(), "cpu", 1)
+    return Fuser(weights_of(student), NormalisationConfig(), "cpu", 1)
 
 
 @lru_cache
@@ -129,7 +130,7 @@ def test_a_picture_that_was_handed_out_stays_as_it_is(student):
 
 
 def test_pairs_are_finished_on_the_device_from_any_thread_in_any_order(student, on_cpu):
-    fuser = Fuser(student, NormalisationConfig(), "cpu", 1)
+    fuser = Fuser(weights_of(student), NormalisationConfig(), "cpu", 1)
     fuser._gpu = DeviceFuser(student, CPU, torch.float32)
     fuser.warm_up((64, 48))
     pairs = [night(size_px, covered) for size_px in SIZES_PX[1:] for covered in (True, False)]

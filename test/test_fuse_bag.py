@@ -36,12 +36,12 @@ from fusionproxy_ros.bags.make import write_pairs
 from fusionproxy_ros.bags.recording import Recording
 from fusionproxy_ros.bags.topics import COMPRESSED
 from fusionproxy_ros.calibration import save_calibration
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.cli import main
 from fusionproxy_ros.frames import Frame, Mode, Pair
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.parameters import Parameters
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 MODES = ["FUSED", "HELD", "PASSTHROUGH", "REFUSED"]
 
@@ -62,7 +62,7 @@ def pixels_of(msg):
 
 def by_hand(pairs, register=None, encoding="rgb8"):
     """What the fuser makes of pairs that were exposed together."""
-    fuser = Fuser(load_student(DEFAULT_STUDENT), NormalisationConfig(), "cpu", 2)
+    fuser = Fuser(read_weights(DEFAULT_STUDENT), NormalisationConfig(), "cpu", 2)
     for n, (rgb, thermal) in enumerate(pairs):
         stamp_ns = START_NS + n * PERIOD_NS
         frames = Frame(stamp_ns, "", rgb, encoding), Frame(stamp_ns, "", thermal, "")
@@ -471,7 +471,7 @@ def test_depth_registers_by_the_recorded_depth_images(tmp_path):
     assert summary.modes == {"FUSED": 1} and not summary.reasons
     (fused,) = decoded(tmp_path / "out", "/fused/image")
     register = registration.depth(replace(rig), 20.0)
-    fuser = Fuser(load_student(DEFAULT_STUDENT), NormalisationConfig(), "cpu", 1)
+    fuser = Fuser(read_weights(DEFAULT_STUDENT), NormalisationConfig(), "cpu", 1)
     frames = Frame(1, "", rgb, "rgb8"), Frame(1, "", thermal, "")
     pair = Pair(*frames, Mode.FUSED, depth=Frame(1, "", depth_m, "32FC1"))
     np.testing.assert_array_equal(pixels_of(fused), fuser.fuse(pair, register).pixels)

@@ -1,5 +1,8 @@
 """Pair in, picture out: thermal shows, colour stays, and without thermal nothing changes."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -8,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusionproxy_ros import native
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.frames import Frame, Mode, Pair
 from fusionproxy_ros.fuser import DeviceError, Fuser, add_luma
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.registration import RegistrationError, homography, identity
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 SECOND = 10**9
 
 
 @pytest.fixture(scope="module")
 def student():
-    return load_student(DEFAULT_STUDENT)
+    return read_weights(DEFAULT_STUDENT)
 
 
 @pytest.fixture
@@ -116,6 +119,26 @@ def test_adding_luma_keeps_chroma_and_reaches_the_asked_luma_where_nothing_clips
     out = add_luma(rgb, luma, wanted)
     np.testing.assert_array_equal(out.astype(int) - out[..., :1], rgb.astype(int) - rgb[..., :1])
     assert np.abs(cv2.cvtColor(out, cv2.COLOR_RGB2GRAY).astype(int) - wanted).max() <= 1
+
+
+ON_A_CPU_ONLY_MACHINE = """
+import sys
+import numpy as np
+from fusionproxy_ros import fuser, node
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
+from fusionproxy_ros.normalisation import NormalisationConfig
+
+fuser.gpus_of_driver = lambda: 0
+asked = fuser.Fuser(read_weights(DEFAULT_STUDENT), NormalisationConfig(), "auto")
+asked.warm_up()
+fuser.free_gpu_memory()
+print(asked.device, "torch" in sys.modules, fuser.torch_is_needed())
+"""
+
+
+def test_on_a_cpu_the_whole_node_does_without_torch():
+    done = subprocess.run([sys.executable, "-c", ON_A_CPU_ONLY_MACHINE], capture_output=True, text=True)
+    assert done.stdout.split() == ["cpu", "False", "False"], done.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

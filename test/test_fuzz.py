@@ -24,6 +24,7 @@ from fuzzing import FLT_MAX, NS_PER_S, RGB_PX, THERMAL_PX, Fuzzer, with_announce
 from std_msgs.msg import Header
 
 from fusionproxy_ros import messages, registration, rig
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.frames import (
     Calibration,
     Camera,
@@ -40,7 +41,6 @@ from fusionproxy_ros.messages import MessageError
 from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser
 from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.rig import AlignmentWatch, Rig
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 from fusionproxy_ros.sync import NearestSync, SyncConfig
 
 MESSAGES = 6_000
@@ -172,7 +172,7 @@ class Core:
 
 @pytest.fixture(scope="module")
 def student():
-    return load_student(DEFAULT_STUDENT)
+    return read_weights(DEFAULT_STUDENT)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NaN and infinity are what is sent

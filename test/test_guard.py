@@ -13,6 +13,7 @@ pytest.importorskip(
 import torch
 
 from fusionproxy_ros import guard, node
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.frames import Frame, Mode, Pair
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.guard import Guard
@@ -20,7 +21,6 @@ from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.registration import identity
 from fusionproxy_ros.rig import View
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 VIEW = View(identity())
 
@@ -43,7 +43,7 @@ class Failing:
         if len(self.devices) > 1 and self.build_errors:
             self.build_errors -= 1
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        fuser = Fuser(load_student(DEFAULT_STUDENT), NormalisationConfig(), "cpu")
+        fuser = Fuser(read_weights(DEFAULT_STUDENT), NormalisationConfig(), "cpu")
         if self.left:
             self.left -= 1
 
@@ -163,7 +163,7 @@ def test_with_auto_a_gpu_that_fails_from_the_start_leaves_the_work_to_the_cpu():
 
 
 def test_a_student_that_runs_on_the_cpu_instead_is_worth_a_warning():
-    told, student = [], load_student(DEFAULT_STUDENT)
+    told, student = [], read_weights(DEFAULT_STUDENT)
     node._build_fusers({"": Parameters(device="auto")}, student, told.append, "cpu")
     node._build_fusers({"": Parameters(device="cpu")}, student, told.append, "cpu")
     assert len(told) == 1 and "runs on the cpu instead" in told[0]

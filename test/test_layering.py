@@ -9,9 +9,9 @@ import fusionproxy_ros
 
 ORDER = [
     "frames", "memory", "messages", "shutter", "sync", "sync_policy", "lens", "calibration", "registration",
-    "alignment", "misalignment", "normalisation", "student", "native", "device", "fuser", "worker", "parameters",
-    "declared", "rig", "guard", "status", "health", "transport", "tf", "inputs", "cameras", "node", "start", "scene",
-    "bench", "demo", "faults", "soak", "folders", "cli",
+    "alignment", "misalignment", "normalisation", "checkpoint", "native", "student", "device", "fuser",
+    "worker", "parameters", "declared", "rig", "guard", "status", "health", "transport", "tf", "inputs", "cameras",
+    "node", "start", "scene", "bench", "demo", "faults", "soak", "folders", "cli",
 ]  # fmt: skip
 ROS_SHELL = {
     "sync_policy",
@@ -86,12 +86,12 @@ def test_recordings_need_ros_only_to_be_replayed():
         assert not needs or path.stem == "replay", f"{path.name} imports {needs}"
 
 
-def test_who_only_makes_copies_or_plays_images_does_not_wait_for_torch():
-    modules = ["cli", "bags.make", "bags.recording", "bags.writing", "memory"]
+def test_only_who_trains_or_uses_a_gpu_waits_for_torch():
+    modules = ["cli", "fuser", "bags.make", "bags.fuse", "bags.recording", "bags.writing"]
     try:
         import rclpy  # noqa: F401
 
-        modules += ["bags.replay", "demo", "soak", "start"]
+        modules += ["bags.replay", "demo", "soak", "start", "node"]
     except ImportError:
         pass
     code = "import sys, importlib\nfor name in sys.argv[1:]: importlib.import_module(f'fusionproxy_ros.{name}')\n"

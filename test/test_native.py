@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusionproxy_ros import native
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
 from fusionproxy_ros.distill.data import to_grey_levels, to_tensor
 from fusionproxy_ros.native import NativeError, NativeStudent
-from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
+from fusionproxy_ros.student import Student, load_student, weights_of
 
 NEEDS = {"base": set(), "avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
 WIDTHS = [(8, 16, 32), (16, 32, 64), (8, 8, 8), (5, 12, 40)]
@@ -29,6 +30,7 @@ def student_of(widths):
 
 STUDENTS = {widths: student_of(widths) for widths in WIDTHS}
 SHIPPED = load_student(DEFAULT_STUDENT)
+WEIGHTS = weights_of(SHIPPED)
 
 
 def pictures(height, width, seed=0, weighted=False):
@@ -68,14 +70,14 @@ def variants():
 )
 def test_any_size_and_any_widths_give_the_picture_that_torch_gives(widths, height, width, seed, weighted):
     student, given_ = STUDENTS[widths], pictures(height, width, seed, weighted)
-    assert_alike(NativeStudent(student).fuse(*given_), by_torch(student, *given_))
+    assert_alike(NativeStudent(weights_of(student)).fuse(*given_), by_torch(student, *given_))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("variant", variants())
 def test_every_set_of_instructions_gives_the_picture_that_torch_gives(variant, weighted):
     given_ = pictures(480, 640, weighted=weighted)
-    assert_alike(NativeStudent(SHIPPED, variant).fuse(*given_), by_torch(SHIPPED, *given_))
+    assert_alike(NativeStudent(WEIGHTS, variant).fuse(*given_), by_torch(SHIPPED, *given_))
 
 
 def test_the_best_instructions_of_this_processor_are_chosen():
@@ -89,22 +91,22 @@ def test_the_best_instructions_of_this_processor_are_chosen():
 )
 def test_wider_vectors_change_no_bit():
     given_ = pictures(200, 333, weighted=True)
-    one, two = (NativeStudent(SHIPPED, variant).fuse(*given_) for variant in ("avx2", "avx512"))
+    one, two = (NativeStudent(WEIGHTS, variant).fuse(*given_) for variant in ("avx2", "avx512"))
     np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_picture_is_the_same_to_the_last_bit_whatever_the_number_of_threads(weighted):
-    student, given_ = NativeStudent(SHIPPED), pictures(480, 640, weighted=weighted)
+    student, given_ = NativeStudent(WEIGHTS), pictures(480, 640, weighted=weighted)
     alone = student.fuse(*given_, threads=1)
     for threads in (2, 3, 7):
         np.testing.assert_array_equal(student.fuse(*given_, threads=threads), alone)
 
 
 def test_many_threads_may_call_one_student_with_pictures_of_several_sizes():
-    student = NativeStudent(SHIPPED)
+    student = NativeStudent(WEIGHTS)
     inputs = [pictures(40 + 16 * (n % 3), 64 + 30 * (n % 5), n, n % 2 == 0) for n in range(30)]
-    alone = [NativeStudent(SHIPPED).fuse(*each) for each in inputs]
+    alone = [NativeStudent(WEIGHTS).fuse(*each) for each in inputs]
     with ThreadPoolExecutor(4) as pool:
         for got, wanted in zip(
             pool.map(lambda each: student.fuse(*each, threads=2), inputs), alone, strict=True
@@ -114,14 +116,14 @@ def test_many_threads_may_call_one_student_with_pictures_of_several_sizes():
 
 def test_where_the_weight_is_zero_the_picture_is_luma():
     luma, thermal, weight = pictures(96, 128, weighted=True)
-    fused = NativeStudent(SHIPPED).fuse(luma, thermal, weight)
+    fused = NativeStudent(WEIGHTS).fuse(luma, thermal, weight)
     assert (weight == 0).any() and (fused != luma).any()
     np.testing.assert_array_equal(fused[weight == 0], luma[weight == 0])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 47), (16, 2000), (480, 640)])
 def test_nothing_is_written_behind_the_workspace(monkeypatch, size):
-    student = NativeStudent(STUDENTS[5, 12, 40])
+    student = NativeStudent(weights_of(STUDENTS[5, 12, 40]))
     floats = student._floats(*size)
     space = np.zeros(floats + 4096, np.float32)
     space[floats:] = 7
@@ -134,9 +136,9 @@ def test_nothing_is_written_behind_the_workspace(monkeypatch, size):
 def test_views_are_read_as_they_look_and_stay_untouched():
     luma, thermal, _ = pictures(64, 96)
     before = luma.copy()
-    turned = NativeStudent(SHIPPED).fuse(luma[:, ::-1], thermal[:, ::-1])
+    turned = NativeStudent(WEIGHTS).fuse(luma[:, ::-1], thermal[:, ::-1])
     np.testing.assert_array_equal(
-        turned, NativeStudent(SHIPPED).fuse(luma[:, ::-1].copy(), thermal[:, ::-1].copy())
+        turned, NativeStudent(WEIGHTS).fuse(luma[:, ::-1].copy(), thermal[:, ::-1].copy())
     )
     np.testing.assert_array_equal(luma, before)
 
@@ -145,7 +147,7 @@ def test_planes_of_several_sizes_are_refused():
     luma, thermal, weight = pictures(64, 96, weighted=True)
     for wrong in ((luma, thermal[:-1]), (luma, thermal, weight[:, 1:]), (luma[:0], thermal[:0])):
         with pytest.raises(ValueError, match="give them one size"):
-            NativeStudent(SHIPPED).fuse(*wrong)
+            NativeStudent(WEIGHTS).fuse(*wrong)
 
 
 @pytest.mark.parametrize("content", [None, b"not a library"])
@@ -155,4 +157,4 @@ def test_compiled_code_that_is_missing_or_broken_is_named_with_the_cure(monkeypa
     monkeypatch.setattr(native, "FOLDERS", [tmp_path])
     native._library.cache_clear()
     with pytest.raises(NativeError, match=r"libstudent\.so .*install"):
-        NativeStudent(SHIPPED)
+        NativeStudent(WEIGHTS)

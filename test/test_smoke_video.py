@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.frames import Frame, Mode, Pair
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.registration import identity
 from fusionproxy_ros.scene import contrast
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 VIDEO = Path(__file__).parent.parent.parent / "shared" / "data" / "video" / "0117_1605"
 HIDDEN, SHOWN = (
@@ -42,7 +42,7 @@ def people(thermal):
 
 
 def test_people_hidden_by_smoke_stand_out_in_the_fused_picture():
-    fuser = Fuser(load_student(DEFAULT_STUDENT), NormalisationConfig())
+    fuser = Fuser(read_weights(DEFAULT_STUDENT), NormalisationConfig())
     rgbs, thermals = frames("rgb"), frames("thermal")
     hidden = shown = 0
     for i in FRAMES:

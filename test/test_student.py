@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, StudentError
 from fusionproxy_ros.frames import FusionError
-from fusionproxy_ros.student import DEFAULT_STUDENT, Student, StudentError, load_student, save_student
+from fusionproxy_ros.student import Student, load_student, save_student
 
 LIMIT_PARAMETERS = 200_000
 

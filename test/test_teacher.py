@@ -190,6 +190,14 @@ def test_each_method_samples(denoiser, pair, method):
     assert np.isfinite(samples).all() and np.ptp(samples) > 0.1
 
 
+def test_in_the_dark_a_sample_shows_rgb_and_what_is_warm_on_it():
+    luma = np.full((64, 80), 12, np.uint8)
+    thermal = np.full((64, 80), 90, np.uint8)
+    thermal[24:48, 40:48] = 220
+    (sample,) = Teacher(Oracle(torch.zeros(1, 1, 64, 80)), METHODS["restoration"]).sample(luma, thermal, [0])
+    assert np.abs(255 * sample - luma)[:, :32].max() < 1 and (255 * sample[24:48, 40:48]).min() > 200
+
+
 def test_the_same_seed_gives_the_same_sample_bit_for_bit_and_another_seed_another(denoiser, pair):
     ask = Teacher(denoiser, FAST).sample
     first, other = ask(*pair, [(0, 7), (0, 8)])

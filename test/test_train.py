@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
 from fusionproxy_ros.distill import loop, train
 from fusionproxy_ros.distill.backbones import Backbone, load_backbone
 from fusionproxy_ros.distill.data import DataError, find_pairs, load
@@ -26,7 +27,7 @@ from fusionproxy_ros.distill.losses import identity_loss
 from fusionproxy_ros.distill.metrics import RANKED
 from fusionproxy_ros.distill.tensors import TensorFileError, read_tensors, write_tensors
 from fusionproxy_ros.distill.train import METHODS, Batch, answered_by, batch_of, choose, loss_of_batch
-from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
+from fusionproxy_ros.student import Student, load_student
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (8, 8, 8)

@@ -22,13 +22,13 @@ from fusionproxy_ros.bags.recording import STATUS, Message, Recording, Topic
 from fusionproxy_ros.bags.topics import CAMERA_INFO, IMAGE, Cameras, choose, first, fused_topics
 from fusionproxy_ros.bags.transforms import TF_STATIC, StaticTransforms
 from fusionproxy_ros.bags.writing import BagWriter, image_message
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.frames import MODES, NS_PER_S, FusionError, Mode, Pair, RegistrationError
 from fusionproxy_ros.fuser import Fuser, Prepared, overlay
 from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.rig import Rig, View
 from fusionproxy_ros.status import NO_DEPTH, REFUSED, begin, describe
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 from fusionproxy_ros.sync import NearestSync
 
 OUTPUTS = {
@@ -181,7 +181,7 @@ class Core:
         if p.sync_policy != "nearest":
             raise BagError(f"sync_policy is {p.sync_policy}, which only the live node has: set it to nearest")
         student = Path(p.student_path or DEFAULT_STUDENT)
-        self._fuser = Fuser(load_student(student), p.normalisation_config(), p.device, threads=1)
+        self._fuser = Fuser(read_weights(student), p.normalisation_config(), p.device, threads=1)
         self.identity = [repr(p), hashlib.sha256(student.read_bytes()).hexdigest(), repr(cameras)]
         self._sync = NearestSync(p.sync_config())
         lookup = self._transforms.lookup if p.extrinsics_source == "tf" else None

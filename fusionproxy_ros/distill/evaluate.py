@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from fusionproxy_ros import cli, registration
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
 from fusionproxy_ros.distill.baselines import CLASSICAL, Fuse
 from fusionproxy_ros.distill.data import (
     DATA,
@@ -53,7 +54,7 @@ from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.normalisation import NormalisationConfig
-from fusionproxy_ros.student import DEFAULT_STUDENT, Student, load_student
+from fusionproxy_ros.student import Student, load_student, weights_of
 
 THREADS = 2
 TIMED_RUNS = 50
@@ -222,7 +223,7 @@ def time_methods(students: Mapping[str, Student], teacher: Path | None) -> dict[
     result = {name: {"luma": median_ms(fuse, luma, thermal)} for name, fuse in CLASSICAL.items()}
     pair = Pair(Frame(0, "", bgr, "bgr8"), Frame(0, "", thermal, "mono8"), Mode.FUSED)
     for name, student in students.items():
-        fuser = Fuser(student, NormalisationConfig(), "cpu", THREADS)
+        fuser = Fuser(weights_of(student), NormalisationConfig(), "cpu", THREADS)
         result[name] = {
             "luma": median_ms(fuser.fuse_luma, luma, thermal, None),
             "Fuser.fuse": median_ms(fuser.fuse, pair, registration.identity()),

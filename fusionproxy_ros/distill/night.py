@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fusionproxy_ros.distill.darkness import at_night
 from fusionproxy_ros.distill.data import DATA, Example, find_pairs, load, split
 from fusionproxy_ros.distill.ensemble import Ensemble
 from fusionproxy_ros.distill.loop import fit, process_here
@@ -32,33 +33,7 @@ LEARNING_RATE = 2e-3
 LIKELIHOOD_WEIGHT = 0.03
 URGENCY = 60.0  # of a warm pixel in the dark, over that of others: people are few pixels
 NEAR_PX = 7  # around what is warm is as urgent
-SURROUNDINGS_PX, DETAIL_PX = 30, 6  # deviations of Gaussians
-DARK, DARKER = 80 / 255, 40 / 255  # luma of surroundings: dark begins, is complete
-WARM, WARMER = 10 / 255, 40 / 255  # thermal above its surroundings: warm begins, is complete
-DETAIL = 0.5  # of RGB's detail that stays on what is warm
 PIXELS = Method("weighted")
-
-
-def at_night(luma: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What `fused` becomes in the dark, and where that is because of warmth; all (H, W) float32 in [0, 1].
-
-    With Y luma, T thermal, F fused, G_s a Gaussian of deviation s, and ramp(x) = x cut to [0, 1]:
-
-        dark = ramp((DARK - G_30 Y) / (DARK - DARKER)), warm = dark ramp((T - G_30 T - WARM) / (WARMER - WARM))
-        calm = F + dark (Y - F), result = calm + warm (T + (Y - G_6 Y) / 2 - calm)
-
-    So a lit place stays as it is, the dark becomes RGB's, and what is warm in it thermal's, with RGB's detail on top.
-    """
-
-    def blurred(image, deviation_px):
-        return cv2.GaussianBlur(image, (0, 0), deviation_px)
-
-    dark = np.clip((DARK - blurred(luma, SURROUNDINGS_PX)) / (DARK - DARKER), 0, 1)
-    above = thermal - blurred(thermal, SURROUNDINGS_PX)
-    warm = dark * np.clip((above - WARM) / (WARMER - WARM), 0, 1)
-    calm = fused + dark * (luma - fused)
-    shown = thermal + DETAIL * (luma - blurred(luma, DETAIL_PX))
-    return np.clip(calm + warm * (shown - calm), 0, 1), warm.astype(np.float32)
 
 
 def answers(elder: Student, examples: Sequence[Example], rng: np.random.Generator) -> list[Ensemble]:

@@ -6,7 +6,8 @@ trains its denoiser without ground truth: on single pictures, luma or thermal, e
 complementary spoilt views of it (views.two_views). To fuse, RGB luma and thermal are the two views (after
 "masked" and "degradation-aware" self-supervised fusion), and after each denoising step the picture moves down
 the energy of a likelihood of both sources (after DDFM, Zhao et al., ICCV 2023, with likelihood.py in place of its
-EM step). What the sources leave open, a sample decides for itself: by its noise and by its latent fields.
+EM step). What the sources leave open, a sample decides for itself: by its noise and by its latent fields. Last, in
+the dark, darkness.py leaves of thermal what is warm.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fusionproxy_ros.distill.darkness import at_night
 from fusionproxy_ros.distill.data import DATA, Example, find_pairs, load, split, to_tensor
 from fusionproxy_ros.distill.likelihood import Latent, Likelihood, draw_latent
 from fusionproxy_ros.distill.loop import fit
@@ -163,7 +165,9 @@ class Teacher:
                 # Half of the noise to come is what this picture makes of the noise that was, half is new.
                 old = (x - kept.sqrt() * picture) / (1 - kept).sqrt()
                 x = following.sqrt() * picture + (1 - following).sqrt() * (old + noise()) / 2**0.5
-        return ((picture + 1) / 2)[:, 0, :height, :width].cpu().numpy()
+        pictures = ((picture + 1) / 2)[:, 0, :height, :width].cpu().numpy()
+        planes = [image.astype(np.float32) / 255 for image in (luma, thermal)]
+        return np.stack([at_night(*planes, one)[0] for one in pictures])
 
     def _propose(self, x: Tensor, first: Tensor, second: Tensor, kept: Tensor) -> Tensor:
         """The denoiser's clean pictures, one by one: large pictures fit in memory, companions change nothing."""

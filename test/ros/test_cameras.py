@@ -7,13 +7,13 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from fusionproxy_ros.msg import FusionStatus
 
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.demo import Cameras, wait_until
 from fusionproxy_ros.frames import Frame, Mode, Pair
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.messages import read_pixels
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.registration import homography, identity
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 SHIFT = [1.0, 0.0, 24.0, 0.0, 1.0, -8.0, 0.0, 0.0, 1.0]
 PARAMETERS = {
@@ -64,7 +64,7 @@ def test_each_pair_is_fused_by_its_own_calibration_on_its_own_topics(graph):
             rig.publish(name, "thermal", stamp_ns, thermal)
             rig.publish(name, "rgb", stamp_ns, rgb)
     rig.answers(5)
-    student = load_student(DEFAULT_STUDENT)
+    student = read_weights(DEFAULT_STUDENT)
     for seed, (name, registration) in enumerate(REGISTRATION.items()):
         fuser = Fuser(student, NormalisationConfig(), "cpu", 2)
         for n in range(5):

@@ -10,6 +10,7 @@ from fusionproxy_ros.msg import FusionStatus
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.demo import Recording, extrinsic_parameters, judge, play, wait_until
 from fusionproxy_ros.frames import NS_PER_S, Frame, Mode, Pair
 from fusionproxy_ros.fuser import Fuser
@@ -17,7 +18,6 @@ from fusionproxy_ros.messages import fill_image, read_pixels, stamp_to_ns
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.registration import extrinsic
 from fusionproxy_ros.scene import NightRoad, default_calibration
-from fusionproxy_ros.student import DEFAULT_STUDENT, load_student
 
 SIZE = (320, 240)
 
@@ -92,7 +92,7 @@ def test_the_live_node_gives_the_pixels_that_the_core_gives_offline(graph):
         wait_until(lambda ns=stamp_ns: newest(down) == [ns, ns], 10, "answer")
         fused = down.images[-1][1] if down.statuses[-1].mode == FusionStatus.FUSED else None
     pair = Pair(Frame(stamp_ns, "", rgb, "rgb8"), Frame(stamp_ns, "", thermal, "mono16"), Mode.FUSED)
-    fuser = Fuser(load_student(DEFAULT_STUDENT), NormalisationConfig())
+    fuser = Fuser(read_weights(DEFAULT_STUDENT), NormalisationConfig())
     np.testing.assert_array_equal(read_pixels(fused), fuser.fuse(pair, extrinsic(calibration, 20.0)).pixels)
 
 

@@ -20,7 +20,9 @@ class Torch:
             os.kill(os.getpid(), NUMBER)
 
 sys.meta_path.insert(0, Torch())
+from fusionproxy_ros import native
 from fusionproxy_ros.start import main
+native.FOLDERS = []  # torch takes the place of the compiled code
 sys.exit(main())
 """
 
