@@ -36,6 +36,7 @@ class Shot:
     picture, noise: which pixels; equal numbers give equal bits.
     edits: each changes the Image and the CameraInfo in place before they go out.
     has_info: its CameraInfo is published too. usable: the node must answer it; else it may refuse it.
+    faulty: planned while a fault lasts, though it may go out later.
     """
 
     at_ns: int
@@ -47,6 +48,7 @@ class Shot:
     edits: tuple[Callable[[Image, CameraInfo], None], ...] = ()
     has_info: bool = True
     usable: bool = True
+    faulty: bool = False
 
 
 Edit = Callable[[list[Shot]], list[Shot]]
@@ -59,7 +61,8 @@ class Fault:
     edit: the shots of that while -> what is sent instead.
     act: takes the soak.Bench; its context is open for that while.
     told: at least one status must give a reason; False where the node cannot or need not notice.
-    kills_node: one run of consecutive frames may go unanswered, and the gap is exempt.
+    kills: "node" or "camera", a process; starting it again takes the machine for a while, and the gap is exempt. Of a
+        killed node, one run of consecutive frames may go unanswered.
     tail_s: clean time that it needs afterwards, where a process has to start again.
     """
 
@@ -67,7 +70,7 @@ class Fault:
     edit: Edit = list
     act: Callable[..., AbstractContextManager] = nullcontext
     told: bool = False
-    kills_node: bool = False
+    kills: str = ""
     tail_s: float = 0.0
 
 
@@ -338,7 +341,7 @@ FAULTS = (
     Fault("thermal duplicated", _each("thermal", lambda shot, i, mine: [shot, shot])),
     Fault("thermal camera_info K=0", _edited("thermal", _uncalibrated), told=True),
     Fault("thermal camera_info changes", _edited("thermal", _zoomed, n=10)),
-    Fault("thermal killed", act=_thermal_killed, told=True, tail_s=8.0),
+    Fault("thermal killed", act=_thermal_killed, told=True, kills="camera", tail_s=8.0),
     Fault("thermal stopped", act=_thermal_stopped, told=True),
     Fault("thermal best effort", act=_best_effort_thermal),
     Fault("rgb late", _late("rgb", 150 * MS)),
@@ -371,4 +374,4 @@ CLOCK_FAULTS = (
 )
 
 # Against a node of their own, since a new process says nothing of the old one's memory.
-KILL_FAULTS = (Fault("node killed", act=_node_killed, kills_node=True, tail_s=15.0),)
+KILL_FAULTS = (Fault("node killed", act=_node_killed, kills="node", tail_s=15.0),)

@@ -14,7 +14,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -98,7 +98,7 @@ def shots_of(slots: list[Slot], with_clock: bool = False) -> list[Shot]:
                 (during if ns < slot.end_ns else shots).append(shot)
         for fault in slot.faults:
             during = fault.edit(during)
-        shots += during
+        shots += [replace(shot, faulty=True) for shot in during]
     return sorted(shots, key=lambda shot: shot.at_ns)
 
 
@@ -177,7 +177,7 @@ def _render(calibration: Calibration, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Sent:
-    """One published image. due_ns, sent_ns: ns after the start of the run."""
+    """One published image. due_ns, sent_ns: ns after the start of the run. usable, faulty: as of its Shot."""
 
     frame_id: str
     stamp_ns: int
@@ -185,6 +185,7 @@ class Sent:
     due_ns: int
     sent_ns: int
     usable: bool = True
+    faulty: bool = False
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,9 @@ def judge(slots: list[Slot], log: Log, limits: Limits) -> list[dict]:
         frames = [sent for sent in log.rgb if sent.slot == index]
         row = {"fault": slot.name, "frames": len(frames), **_answers(frames, statuses, images)}
         row |= {"out_of_order": overtaken[index], **{name: gap[index] for name, gap in gaps.items()}}
-        good_ns = [t.sent_ns for t in log.thermal if t.slot == index and t.due_ns >= slot.end_ns]
+        faulty_ns = [s.sent_ns for s in log.rgb + log.thermal if s.slot == index and s.faulty]
+        over_ns = max([slot.end_ns, *faulty_ns])  # late frames prolong a fault
+        good_ns = [t.sent_ns for t in log.thermal if t.slot == index and t.sent_ns >= over_ns]
         tail = [sent.frame_id for sent in frames if good_ns and sent.sent_ns >= min(good_ns)]
         row["recovery_frames"] = _recovery([seen.mode for name in tail for seen in statuses[name]])
         row["broken"] = _broken(slot, row, limits) + log.problems.get(index, [])
@@ -283,9 +286,9 @@ def _recovery(modes: list[int]) -> int | None:
 
 
 def _broken(slot: Slot, row: dict, limits: Limits) -> list[str]:
-    killed = any(fault.kills_node for fault in slot.faults)
+    killed = {fault.kills for fault in slot.faults} - {""}
     counts = {
-        "frames not answered": 0 if killed and row["holes"] == 1 else row["unanswered"],
+        "frames not answered": 0 if "node" in killed and row["holes"] == 1 else row["unanswered"],
         "frames answered more than once": row["doubled"],
         "frames answered with another stamp": row["wrong_header"],
         "images out of order": row["out_of_order"],
@@ -453,7 +456,7 @@ def _sent(camera: str, shots: list[Shot], epoch_ns: int, folder: Path) -> list[S
         if shot.camera == camera:
             header = header_of(shot, index, epoch_ns)
             stamp_ns = stamp_to_ns(header.stamp)
-            sent.append(Sent(header.frame_id, stamp_ns, shot.slot, shot.at_ns, ns, shot.usable))
+            sent.append(Sent(header.frame_id, stamp_ns, shot.slot, shot.at_ns, ns, shot.usable, shot.faulty))
     return sent
 
 

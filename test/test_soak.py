@@ -38,7 +38,8 @@ def sound_log(slots=SLOTS):
     sent = {"rgb": [], "thermal": []}
     for index, shot in enumerate(shots_of(slots)):
         name = header_of(shot, index, 0).frame_id
-        sent[shot.camera].append(Sent(name, shot.stamp_ns, shot.slot, shot.at_ns, shot.at_ns))
+        one = Sent(name, shot.stamp_ns, shot.slot, shot.at_ns, shot.at_ns, faulty=shot.faulty)
+        sent[shot.camera].append(one)
     images = [Seen(s.sent_ns + LATENCY_NS, s.frame_id, s.stamp_ns) for s in sent["rgb"]]
     statuses = [replace(image, mode=FusionStatus.FUSED) for image in images]
     return Log(sent["rgb"], sent["thermal"], images, statuses)
@@ -192,7 +193,7 @@ def test_silence_about_a_fault_is_found():
 
 
 def test_a_killed_node_may_leave_one_hole():
-    killed = slots_of([(NONE,), (Fault("kill", kills_node=True),)], 1.0, 1.0)
+    killed = slots_of([(NONE,), (Fault("kill", kills="node"),)], 1.0, 1.0)
 
     def one_hole(log):
         del log.images[FIRST + 5 : FIRST + 20], log.statuses[FIRST + 5 : FIRST + 20]
@@ -204,6 +205,29 @@ def test_a_killed_node_may_leave_one_hole():
     assert broken_by(one_hole, killed) == []
     assert broken_by(two_holes, killed) == ["16 frames not answered"]
     assert broken_by(one_hole) != []
+
+
+def test_the_start_of_a_killed_camera_may_hold_outputs_up_but_none_is_lost():
+    killed = slots_of([(NONE,), (Fault("kill", kills="camera"),)], 1.0, 1.0)
+
+    def stall(log):
+        edit(log, [FIRST + 5], ns=log.images[FIRST + 5].ns + 200 * MS)
+        edit(log, [FIRST + 6], ns=log.images[FIRST + 5].ns + 1)
+
+    assert broken_by(stall, killed) == []
+    assert broken_by(stall) == ["no output for 233.3 ms, 100 ms allowed"]
+    assert broken_by(lose_image, killed) == ["1 frames not answered"]
+
+
+def test_frames_that_a_fault_kept_until_after_its_end_are_none_of_the_recovery():
+    def late(log):  # the last five of the fault come behind the second of the clean time
+        held = range(TAIL - 5, TAIL)
+        edit(log, held, images=False, mode=FusionStatus.HELD, reason="late")
+        for frame in held:
+            log.rgb[frame] = replace(log.rgb[frame], sent_ns=log.rgb[TAIL + 1].sent_ns + 8 * MS)
+        log.images[TAIL - 5 : TAIL + 2] = log.images[TAIL : TAIL + 2] + log.images[TAIL - 5 : TAIL]
+
+    assert [what for what in broken_by(late) if "recover" in what] == []
 
 
 def test_what_acts_found_is_in_the_row():
