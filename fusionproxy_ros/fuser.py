@@ -46,16 +46,24 @@ def torch_is_needed() -> bool:
     return bool(gpus_of_driver()) or not is_installed()
 
 
-def pick_device(name: str) -> str:
-    """ "cuda" or "cpu"; "auto" is CUDA where there is one. Raises DeviceError when "cuda" is asked for and absent."""
+def pick_device(name: str, warn: Callable[[str], None] = warnings.warn) -> str:
+    """ "cuda" or "cpu"; "auto" is CUDA where there are a GPU and torch.
+
+    Raises DeviceError when "cuda" is asked for and cannot be had.
+    """
     if name == "cpu" or (name == "auto" and not gpus_of_driver()):
         return "cpu"
-    import torch
+    try:
+        import torch
 
-    if torch.cuda.is_available():
+        cause = "" if torch.cuda.is_available() else "torch sees no CUDA device"
+    except ImportError as error:
+        cause = f"torch, which would use a GPU, is not installed ({error})"
+    if not cause:
         return "cuda"
     if name == "cuda":
-        raise DeviceError("student.device is 'cuda' and torch sees no CUDA device: set it to 'auto' or 'cpu'")
+        raise DeviceError(f"student.device is 'cuda' and {cause}: set it to 'auto' or 'cpu'")
+    warn(f"there is a GPU, and the student runs on the CPU: {cause}")
     return "cpu"
 
 
@@ -114,7 +122,7 @@ class Fuser:
         threads: int = 2,
         warn: Callable[[str], None] = warnings.warn,
     ):
-        self.device = pick_device(device)
+        self.device = pick_device(device, warn)
         self._threads = threads
         if self.device == "cuda":
             from fusionproxy_ros.device import DeviceFuser
@@ -192,7 +200,11 @@ def _on_cpu(student: Weights, warn: Callable[[str], None]) -> "NativeStudent | T
     try:
         return NativeStudent(student)
     except NativeError as error:
+        try:
+            from fusionproxy_ros.student import TorchStudent
+        except ImportError as no_torch:
+            raise DeviceError(
+                f"nothing can run the student: {error}; or install torch ({no_torch})"
+            ) from error
         warn(f"the student runs on torch, which is slower: {error}")
-        from fusionproxy_ros.student import TorchStudent
-
         return TorchStudent(student)

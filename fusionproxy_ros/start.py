@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -38,7 +39,8 @@ def _import_node(ahead: Node) -> type:
     from fusionproxy_ros.node import FusionNode
 
     if torch_is_needed():
-        import torch  # noqa: F401
+        with suppress(ImportError):  # Fuser says what that means
+            import torch  # noqa: F401
     for number, handler in before.items():
         signal.signal(number, handler)
     return FusionNode
@@ -47,9 +49,9 @@ def _import_node(ahead: Node) -> type:
 def main() -> int:
     """Entry of `ros2 run fusionproxy_ros fusion_node`; the exit code.
 
-    A hidden node joins the graph before torch is imported, which takes seconds. Fast DDS announces a participant a
-    moment before it listens; a peer that answers within that moment is not heard, and repeats itself after up to three
-    seconds only. So they pass while there is something else to wait for.
+    A hidden node joins the graph before anything large is imported; torch takes seconds. Fast DDS announces a
+    participant a moment before it listens; a peer that answers within that moment is not heard, and repeats itself after
+    up to three seconds only. So they pass while there is something else to wait for.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before torch loads OpenMP
     keep_freed_memory()

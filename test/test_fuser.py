@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusionproxy_ros import fuser as fuser_module
 from fusionproxy_ros import native
 from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.frames import Frame, Mode, Pair
@@ -139,6 +140,16 @@ print(asked.device, "torch" in sys.modules, fuser.torch_is_needed())
 def test_on_a_cpu_the_whole_node_does_without_torch():
     done = subprocess.run([sys.executable, "-c", ON_A_CPU_ONLY_MACHINE], capture_output=True, text=True)
     assert done.stdout.split() == ["cpu", "False", "False"], done.stderr
+
+
+def test_a_gpu_without_torch_leaves_the_work_to_the_cpu_and_says_so(monkeypatch, student):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    monkeypatch.setattr(fuser_module, "gpus_of_driver", lambda: 1)
+    warnings = []
+    assert Fuser(student, NormalisationConfig(), "auto", warn=warnings.append).device == "cpu"
+    assert len(warnings) == 1 and "torch, which would use a GPU, is not installed" in warnings[0]
+    with pytest.raises(DeviceError, match="is not installed"):
+        Fuser(student, NormalisationConfig(), "cuda")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
