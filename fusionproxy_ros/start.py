@@ -50,8 +50,8 @@ def main() -> int:
     """Entry of `ros2 run fusionproxy_ros fusion_node`; the exit code.
 
     A hidden node joins the graph before anything large is imported; torch takes seconds. Fast DDS announces a
-    participant a moment before it listens; a peer that answers within that moment is not heard, and repeats itself after
-    up to three seconds only. So they pass while there is something else to wait for.
+    participant a moment before it listens; a peer that answers within that moment is not heard, and repeats itself
+    after up to three seconds only. So they pass while there is something else to wait for.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before torch loads OpenMP
     keep_freed_memory()

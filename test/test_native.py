@@ -17,7 +17,7 @@ from fusionproxy_ros.native import NativeError, NativeStudent
 from fusionproxy_ros.student import Student, load_student, weights_of
 
 NEEDS = {"base": set(), "avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
-WIDTHS = [(8, 16, 32), (16, 32, 64), (8, 8, 8), (5, 12, 40)]
+WIDTHS = [(8, 24, 48), (8, 16, 32), (16, 32, 64), (8, 8, 8), (5, 12, 40)]
 
 
 def student_of(widths):

@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     origin.add_argument("--teacher", type=Path, help="checkpoint of the diffusion teacher")
     origin.add_argument("--samples", type=Path, help="folder of another teacher's ID/sample_K.png")
     parser.add_argument("--method", choices=METHODS, default="guided", help="how the teacher samples")
-    parser.add_argument("--crops", type=int, default=144, help="how many training crops")
+    parser.add_argument("--crops", type=int, default=288, help="how many training crops")
     parser.add_argument(
         "--held-out", type=int, default=0, help="instead, so many whole pairs kept out of training"
     )

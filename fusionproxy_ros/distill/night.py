@@ -1,11 +1,10 @@
-"""The last lesson of a student: in the dark, thermal shows what is warmer than its surroundings, and nothing else.
+"""The last lesson of a student: what is warm in the dark counts most.
 
-    python -m fusionproxy_ros.distill.night --student out/elder/8-16-32.safetensors --out out/night.safetensors
+    python -m fusionproxy_ros.distill.night --student out/elder/8-24-48.safetensors --out out/night.safetensors
 
-The teacher's likelihood weighs all of a picture alike, and a student that learned from it draws thermal's background
-wherever RGB is black. RGB detectors find people by less: a dark road with a person on it, not a road of two textures.
-So a trained student goes on learning, from its own answers to fresh crops, changed by `at_night`. By day nothing is
-asked of it but what it does. Killed, it goes on where it was.
+The teacher shows it so (darkness.py), but what is warm in the dark is few pixels, and a student that learned to please
+everywhere does not learn it well. So a trained one goes on, from its own answers to fresh crops, changed by `at_night`,
+with those pixels weighing more. By day nothing is asked of it but what it does. Killed, it goes on where it was.
 """
 
 import argparse

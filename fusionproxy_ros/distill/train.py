@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ensembles", type=Path, required=True, help="folder that distill.ensemble filled")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write (.safetensors)")
     parser.add_argument("--method", choices=METHODS, default="full", help="what is learned from")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument(
         "--widths", type=int, nargs=3, default=[16, 32, 64], help="channels at 1/4, 1/8, 1/16"
     )
