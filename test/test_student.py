@@ -201,16 +201,24 @@ def test_another_architecture_is_refused(checkpoint, architecture):
         {"metadata": {"arguments": '{"widths": [8, 8, -8]}'}},
         {"metadata": {"arguments": '{"widths": [8, 8, 16]}'}},
         {"metadata": {"arguments": '{"widths": [8, 8, 1000000000]}'}},
+        {"metadata": {"arguments": '{"widths": [0, 8, 16]}'}},
         {"tensors": {"extra": torch.zeros(3)}},
         {"tensors": {"stem.bias": None}},
         {"tensors": {"stem.bias": torch.zeros(9)}},
         {"tensors": {"stem.bias": torch.full((8,), float("nan"))}},
+        {"tensors": {"stem.bias": torch.zeros(8, dtype=torch.float16)}},
     ],
     ids=lambda change: str(change)[:60],
 )
 def test_weights_that_do_not_fit_the_stated_architecture_are_refused(checkpoint, change):
     rewrite(checkpoint[1], **change)
     with pytest.raises(StudentError, match="disagree"):
+        load_student(checkpoint[1])
+
+
+def test_numbers_that_numpy_does_not_know_are_refused(checkpoint):
+    rewrite(checkpoint[1], tensors={"stem.bias": torch.zeros(8, dtype=torch.bfloat16)})
+    with pytest.raises(StudentError, match="float32"):
         load_student(checkpoint[1])
 
 
