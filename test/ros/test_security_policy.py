@@ -45,7 +45,12 @@ def used(node):
 
 def steady(node, image_topic):
     """`used`, once it no longer grows."""
-    wait_until(lambda: node.count_subscribers(image_topic), 30, "fusion node subscribing")
+    # Endpoints are heard of by themselves, and maybe before the name of their node.
+    wait_until(
+        lambda: node.count_subscribers(image_topic) and NODE in node.get_node_names(),
+        30,
+        "fusion node subscribing",
+    )
     seen = None
     while (now := used(node)) != seen:
         seen = now
