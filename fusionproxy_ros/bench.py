@@ -170,7 +170,8 @@ def measure_pairs(
 ) -> tuple[float, float]:
     """Median and p99 in ms of fusing one frame of each of `count` camera pairs, one student serving all."""
     rgb, thermal, register = footage((640, 480))
-    fusers = [Fuser(weights_of(network), NormalisationConfig(), device, threads) for _ in range(count)]
+    student = weights_of(network)
+    fusers = [Fuser(student, NormalisationConfig(), device, threads) for _ in range(count)]
 
     def one_of_each(n: int) -> None:
         for fuser in fusers:

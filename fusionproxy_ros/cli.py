@@ -13,8 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from fusionproxy_ros import calibration, registration
+from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.folders import InputError, images_in, read_image, read_rgb, read_thermal, suffixes
 from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair, RegistrationError
+from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.parameters import Parameters, load_parameters
@@ -81,9 +83,6 @@ def _fuse_pair(fuser, register: Registration, rgb_path: Path, thermal_path: Path
 
 def fuse_pairs(args) -> int:
     """Fuse two folders; 1 when a file could not be used, each of which is named."""
-    from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
-    from fusionproxy_ros.fuser import Fuser  # with torch, for which commands that fuse nothing need not wait
-
     rgb_paths, thermal_paths = (images_in(folder, InputError) for folder in (args.rgb, args.thermal))
     if not rgb_paths:
         raise InputError(f"{args.rgb}: no images in it ({suffixes()})")

@@ -1,4 +1,4 @@
-"""What glibc does with freed image buffers. Apart from the fuser, so that who only plays images needs no torch."""
+"""What glibc does with freed image buffers. Apart from the fuser, which who only plays images does not need."""
 
 import ctypes
 

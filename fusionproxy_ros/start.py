@@ -53,7 +53,7 @@ def main() -> int:
     participant a moment before it listens; a peer that answers within that moment is not heard, and repeats itself
     after up to three seconds only. So they pass while there is something else to wait for.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before torch loads OpenMP
+    os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before OpenMP is loaded
     keep_freed_memory()
     transport.use_large_segments()
     executor = node = ahead = None

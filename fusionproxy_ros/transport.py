@@ -13,7 +13,7 @@ from rclpy.qos import QoSPolicyKind, QoSProfile, QoSReliabilityPolicy, qos_polic
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
-if TYPE_CHECKING:  # importing it takes torch along, which cameras and players need not wait for
+if TYPE_CHECKING:  # cameras and players need none of what it imports
     from fusionproxy_ros.health import InputHealth
 
 QUEUE = (

@@ -124,7 +124,6 @@ def test_adding_luma_keeps_chroma_and_reaches_the_asked_luma_where_nothing_clips
 
 ON_A_CPU_ONLY_MACHINE = """
 import sys
-import numpy as np
 from fusionproxy_ros import fuser, node
 from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.normalisation import NormalisationConfig

@@ -16,6 +16,8 @@ DETAIL = 0.5  # of RGB's detail that stays on what is warm
 def at_night(luma: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What `fused` becomes in the dark, and where that is because of warmth; all (H, W) float32 in [0, 1].
 
+    fused, and so what becomes of it, may be (K, H, W).
+
     With Y luma, T thermal, F fused, G_s a Gaussian of deviation s, and ramp(x) = x cut to [0, 1]:
 
         dark = ramp((DARK - G_30 Y) / (DARK - DARKER)), warm = dark ramp((T - G_30 T - WARM) / (WARMER - WARM))

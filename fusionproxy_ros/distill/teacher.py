@@ -167,7 +167,7 @@ class Teacher:
                 x = following.sqrt() * picture + (1 - following).sqrt() * (old + noise()) / 2**0.5
         pictures = ((picture + 1) / 2)[:, 0, :height, :width].cpu().numpy()
         planes = [image.astype(np.float32) / 255 for image in (luma, thermal)]
-        return np.stack([at_night(*planes, one)[0] for one in pictures])
+        return at_night(*planes, pictures)[0]
 
     def _propose(self, x: Tensor, first: Tensor, second: Tensor, kept: Tensor) -> Tensor:
         """The denoiser's clean pictures, one by one: large pictures fit in memory, companions change nothing."""

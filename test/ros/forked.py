@@ -1,4 +1,4 @@
-"""The fusion node as a process of its own that need not import torch and rclpy again: a fork of one that has.
+"""The fusion node as a process of its own that need not import rclpy and OpenCV again: a fork of one that has.
 
 Half of a test's time would go into these imports. What starts as `ros2 run` starts it is in test_lifecycle.py,
 test_restart.py, test_demo.py and test_faults.py.
@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from fusionproxy_ros.demo import node_arguments
 from fusionproxy_ros.start import GOMP_SPINCOUNT, main
 
-os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # of the server, which loads torch
+os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before OpenMP is loaded
 # It only imports: it has neither threads nor locks of the middleware.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["pytest", "fusionproxy_ros.node"])
