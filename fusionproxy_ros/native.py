@@ -111,10 +111,11 @@ class NativeStudent:
             # One tap; the stem's inputs are 4x4 pixels of luma, then of thermal.
             weight = weight.reshape(len(weight), -1, 1, 1)
         weight, bias = _padded(weight, 0, 1), _padded(bias, 0)
-        outputs, inputs, height, width = weight.shape
-        block = 2 * LANES if outputs % (2 * LANES) == 0 else LANES
-        weight = weight.reshape(outputs // block, block, inputs, height, width).transpose(0, 3, 4, 2, 1)
-        packed = [np.array(array, np.float32, order="C") for array in (weight, bias)]
+        outputs, inputs = weight.shape[:2]
+        by_tap = weight.transpose(2, 3, 1, 0)
+        blocks = np.split(by_tap, range(2 * LANES, outputs, 2 * LANES), axis=-1)
+        packed = [np.concatenate([block.ravel() for block in blocks]), bias]
+        packed = [np.array(array, np.float32, order="C") for array in packed]
         self._packed += packed
         return _Layer(inputs, outputs, *(array.ctypes.data for array in packed))
 

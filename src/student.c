@@ -19,11 +19,14 @@
 #define LANES 8
 #define SUMS 2 /* of a row: weight * thermal, weight */
 
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t mask __attribute__((vector_size(4 * LANES)));
-typedef float loose __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define VECTOR_OF(n)                                            \
+    typedef float vec##n __attribute__((vector_size(4 * n))); \
+    typedef float loose##n __attribute__((vector_size(4 * n), aligned(4), may_alias));
+VECTOR_OF(4)
+VECTOR_OF(8)
+VECTOR_OF(16)
 
-/* One convolution. weight: [block][tap][input][output], blocks of 2 * LANES outputs where they divide, else LANES. */
+/* One convolution. weight: [block][tap][input][output], blocks of 16 outputs while there are as many, then of 8. */
 typedef struct {
     int32_t inputs, outputs;
     const float *weight, *bias;
@@ -54,6 +57,7 @@ static Map take(float **space, int rows, int columns, int channels) {
 static int multiple_of_16(int extent) { return (extent + 15) / 16 * 16; }
 
 #define VARIANT base
+#define WIDEST 4 /* floats that a register holds: SSE, NEON */
 #include "student.c"
 #undef VARIANT
 
@@ -61,12 +65,16 @@ static int multiple_of_16(int extent) { return (extent + 15) / 16 * 16; }
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #define VARIANT avx2
+#undef WIDEST
+#define WIDEST 8
 #include "student.c"
 #undef VARIANT
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
 #define VARIANT avx512
+#undef WIDEST
+#define WIDEST 16
 #include "student.c"
 #undef VARIANT
 #pragma GCC pop_options
@@ -94,71 +102,38 @@ const char *student_variant(void) {
     return "base";
 }
 
-#else /* the inner pass: everything that is worth an instruction set of its own */
+#elif !defined(BLOCK) /* the inner pass: everything that is worth an instruction set of its own */
 
-#define JOIN_(name, variant) name##_##variant
-#define JOIN(name, variant) JOIN_(name, variant)
-#define NAME(name) JOIN(name, VARIANT)
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define NAME(name) JOIN(JOIN(name, _), VARIANT)
 #define INLINE static inline __attribute__((always_inline))
 
-/* `pixels` neighbours x `vectors` * LANES outputs, all in registers: the tile of every convolution. `in` is the first
- * tap of the first pixel; taps lie `taps` x `taps`, `row` floats apart downwards and `tap` to the right. */
-INLINE void NAME(tile)(const float *in, size_t row, int tap, int taps, int inputs, int pixel, const float *w,
-                       const float *bias, int relu, const int pixels, const int vectors, float *out, int channels) {
-    vec sum[12][2];
-#pragma GCC unroll 12
-    for (int p = 0; p < pixels; p++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) sum[p][v] = *(const loose *)(bias + v * LANES);
-    for (int down = 0; down < taps; down++)
-        for (int right = 0; right < taps; right++) {
-            const float *from = in + down * row + right * tap;
-            for (int i = 0; i < inputs; i++, w += vectors * LANES) {
-                const vec w0 = *(const loose *)w, w1 = *(const loose *)(w + (vectors - 1) * LANES);
-#pragma GCC unroll 12
-                for (int p = 0; p < pixels; p++) {
-                    const float value = from[p * pixel + i];
-                    sum[p][0] += value * w0;
-                    if (vectors > 1) sum[p][1] += value * w1;
-                }
-            }
-        }
-#pragma GCC unroll 12
-    for (int p = 0; p < pixels; p++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) {
-            vec value = sum[p][v];
-            if (relu) value = (vec)((mask)value & (value > 0));
-            *(loose *)(out + p * channels + v * LANES) = value;
-        }
-}
+#define BLOCK 8
+#if WIDEST < 8
+#define WIDTH WIDEST
+#else
+#define WIDTH 8
+#endif
+#include "student.c"
+#undef BLOCK
+#undef WIDTH
+#define BLOCK 16
+#define WIDTH WIDEST
+#include "student.c"
+#undef BLOCK
+#undef WIDTH
 
-/* One row of outputs. A last tile that would not fit lies over the one before. */
-INLINE void NAME(tiles)(const float *in, size_t row, int tap, int taps, int inputs, int pixel, const Layer *layer,
-                        int relu, int columns, const int pixels, const int vectors, float *out) {
-    const int block = vectors * LANES, channels = layer->outputs;
-    for (int o = 0; o < channels; o += block) {
-        const float *w = layer->weight + (size_t)o * taps * taps * inputs, *bias = layer->bias + o;
-        if (columns < pixels) {
-            for (int x = 0; x < columns; x++)
-                NAME(tile)(in + x * pixel, row, tap, taps, inputs, pixel, w, bias, relu, 1, vectors,
-                           out + x * channels + o, channels);
-            continue;
-        }
-        for (int x = 0; x < columns; x += pixels) {
-            if (x > columns - pixels) x = columns - pixels;
-            NAME(tile)(in + x * pixel, row, tap, taps, inputs, pixel, w, bias, relu, pixels, vectors,
-                       out + x * channels + o, channels);
-        }
-    }
-}
-
+/* One row of outputs: `taps` x `taps` taps lie `row` floats apart downwards and `tap` to the right; `in` is the first
+ * of the first pixel, whose neighbour's lies `pixel` floats further. */
 static void NAME(row)(const float *in, size_t row, int tap, int taps, int inputs, int pixel, const Layer *layer,
                       int relu, int columns, float *out) {
-    if (layer->outputs % (2 * LANES))
-        NAME(tiles)(in, row, tap, taps, inputs, pixel, layer, relu, columns, 12, 1, out);
-    else
-        NAME(tiles)(in, row, tap, taps, inputs, pixel, layer, relu, columns, 6, 2, out);
+    const float *w = layer->weight;
+    int o = 0;
+    for (; o + 16 <= layer->outputs; o += 16, w += 16 * taps * taps * inputs)
+        NAME(block16)(in, row, tap, taps, inputs, pixel, w, layer->bias + o, relu, columns, out + o, layer->outputs);
+    for (; o < layer->outputs; o += 8, w += 8 * taps * taps * inputs)
+        NAME(block8)(in, row, tap, taps, inputs, pixel, w, layer->bias + o, relu, columns, out + o, layer->outputs);
 }
 
 /* A 3x3 convolution, and its ReLU, by the whole team. */
@@ -180,7 +155,7 @@ static void NAME(raise)(const Layer *layer, Map coarse, Map fine) {
             for (int x = 0; x < fine.columns; x++) {
                 float *to = fine.at + (2 * y + half) * fine.stride + x * fine.channels;
                 const float *from = raised + x / 2 * fine.channels;
-                for (int c = 0; c < fine.channels; c += LANES) *(loose *)(to + c) += *(const loose *)(from + c);
+                for (int c = 0; c < fine.channels; c += LANES) *(loose8 *)(to + c) += *(const loose8 *)(from + c);
             }
     }
 }
@@ -229,13 +204,13 @@ void NAME(student_fuse)(const Student *s, const uint8_t *luma, const uint8_t *th
         float y[4][wide], t[4][wide];
 #pragma omp for schedule(static)
         for (int r = 0; r < height; r++) {
-            vec of_thermal = {0}, of_weight = {0};
+            vec8 of_thermal = {0}, of_weight = {0};
             float *sum = sums + SUMS * r;
             const uint8_t *from = thermal + (size_t)r * width;
             const float *w = weight ? weight + (size_t)r * width : NULL;
             int x = 0;
             for (; x + LANES <= width; x += LANES) {
-                vec here, trust;
+                vec8 here, trust;
                 for (int i = 0; i < LANES; i++) here[i] = from[x + i], trust[i] = w ? w[x + i] : 1;
                 of_thermal += trust * here;
                 of_weight += trust;
@@ -334,5 +309,64 @@ void NAME(student_fuse)(const Student *s, const uint8_t *luma, const uint8_t *th
 #undef JOIN
 #undef NAME
 #undef INLINE
+
+#else /* the innermost: a convolution's work on BLOCK outputs, in registers of WIDTH floats */
+
+#define VECTOR JOIN(vec, WIDTH)
+#define LOOSE JOIN(loose, WIDTH)
+#define VECTORS (BLOCK / WIDTH)
+#define PIXELS (VECTORS == 1 ? 8 : 12 / VECTORS) /* sums that registers can hold, and as many as two multipliers need */
+
+/* `pixels` neighbours, all their sums in registers. */
+INLINE void NAME(JOIN(tile, BLOCK))(const float *in, size_t row, int tap, int taps, int inputs, int pixel,
+                                    const float *w, const float *bias, int relu, const int pixels, float *out,
+                                    int channels) {
+    VECTOR sum[PIXELS][VECTORS];
+#pragma GCC unroll 8
+    for (int p = 0; p < pixels; p++)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) sum[p][v] = ((const LOOSE *)bias)[v];
+    for (int down = 0; down < taps; down++)
+        for (int right = 0; right < taps; right++) {
+            const float *from = in + down * row + right * tap;
+            for (int i = 0; i < inputs; i++, w += BLOCK) {
+                VECTOR weight[VECTORS];
+#pragma GCC unroll 4
+                for (int v = 0; v < VECTORS; v++) weight[v] = ((const LOOSE *)w)[v];
+#pragma GCC unroll 8
+                for (int p = 0; p < pixels; p++)
+#pragma GCC unroll 4
+                    for (int v = 0; v < VECTORS; v++) sum[p][v] += from[p * pixel + i] * weight[v];
+            }
+        }
+#pragma GCC unroll 8
+    for (int p = 0; p < pixels; p++)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) {
+            const VECTOR value = sum[p][v];
+            ((LOOSE *)(out + p * channels))[v] = relu ? (VECTOR)((__typeof__(value > 0))value & (value > 0)) : value;
+        }
+}
+
+/* A row. A last tile that would not fit lies over the one before. */
+INLINE void NAME(JOIN(block, BLOCK))(const float *in, size_t row, int tap, int taps, int inputs, int pixel,
+                                     const float *w, const float *bias, int relu, int columns, float *out,
+                                     int channels) {
+    if (columns < PIXELS)
+        for (int x = 0; x < columns; x++)
+            NAME(JOIN(tile, BLOCK))(in + x * pixel, row, tap, taps, inputs, pixel, w, bias, relu, 1,
+                                    out + x * channels, channels);
+    else
+        for (int x = 0; x < columns; x += PIXELS) {
+            if (x > columns - PIXELS) x = columns - PIXELS;
+            NAME(JOIN(tile, BLOCK))(in + x * pixel, row, tap, taps, inputs, pixel, w, bias, relu, PIXELS,
+                                    out + x * channels, channels);
+        }
+}
+
+#undef VECTOR
+#undef LOOSE
+#undef VECTORS
+#undef PIXELS
 
 #endif
