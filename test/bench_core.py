@@ -16,12 +16,14 @@ from reference import ObviousFuser
 
 from fusionproxy_ros.bench import WARM_UP, footage, stream
 from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
+from fusionproxy_ros.frames import Pair
 from fusionproxy_ros.fuser import Fuser
+from fusionproxy_ros.lens import Size
 from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.messages import fill_image
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.scene import default_calibration
-from fusionproxy_ros.student import load_student, weights_of
+from fusionproxy_ros.student import Student, load_student, weights_of
 
 SIZES_PX = ((640, 480), (1280, 720))
 TURN = 50  # frames at a time: each way's idle threads spin for a while, on the other's cores
@@ -34,6 +36,34 @@ class Message:
         self.data = array.array("B")
 
 
+def measure(size_px: Size, student: Student, frames: int, threads: int) -> tuple[list, list]:
+    """Times in ms of each way, ours first, and its last picture."""
+    rgb, thermal, register = footage(size_px)
+    calibration = default_calibration(size_px, (size_px[0] // 2, size_px[1] // 2))
+    ours = Fuser(weights_of(student), NormalisationConfig(), "cpu", threads)
+    obvious = ObviousFuser(copy.deepcopy(student), calibration, 20.0, size_px, threads)
+
+    def our_way(pair: Pair) -> np.ndarray:
+        fused = ours.fuse(pair, register)
+        fill_image(Message(), None, fused.pixels, "rgb8")
+        return fused.pixels
+
+    def obvious_way(pair: Pair) -> np.ndarray:
+        thermal = pair.thermal.pixels
+        return obvious.fuse(pair.rgb.pixels.data, thermal.data, thermal.shape)[0]
+
+    times_ms, pictures = ([], []), [None, None]
+    for turn in range(0, frames, TURN):
+        for way, fuse in enumerate((our_way, obvious_way)):
+            for n in range(WARM_UP + min(TURN, frames - turn)):
+                pair = stream(rgb, thermal, turn + n)
+                start_s = time.perf_counter()
+                pictures[way] = fuse(pair)
+                if n >= WARM_UP:
+                    times_ms[way].append(1e3 * (time.perf_counter() - start_s))
+    return times_ms, pictures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=200)
@@ -43,33 +73,10 @@ def main() -> None:
     cv2.setNumThreads(args.threads)
     student = load_student(DEFAULT_STUDENT)
     for size_px in SIZES_PX:
-        rgb, thermal, register = footage(size_px)
-        calibration = default_calibration(size_px, (size_px[0] // 2, size_px[1] // 2))
-        ours = Fuser(weights_of(student), NormalisationConfig(), "cpu", args.threads)
-        obvious = ObviousFuser(copy.deepcopy(student), calibration, 20.0, size_px, args.threads)
-
-        def our_way(pair):
-            fused = ours.fuse(pair, register)
-            fill_image(Message(), None, fused.pixels, "rgb8")
-            return fused.pixels
-
-        def obvious_way(pair):
-            thermal = pair.thermal.pixels
-            return obvious.fuse(pair.rgb.pixels.data, thermal.data, thermal.shape)[0]
-
-        times_ms, pictures = ([], []), {}
-        for turn in range(0, args.frames, TURN):
-            for way, (fuse, of_way) in enumerate(zip((our_way, obvious_way), times_ms, strict=True)):
-                for n in range(turn - WARM_UP, turn + TURN):
-                    pair = stream(rgb, thermal, WARM_UP + n)
-                    start_s = time.perf_counter()
-                    pictures[way] = fuse(pair)
-                    if n >= turn:
-                        of_way.append(1e3 * (time.perf_counter() - start_s))
+        times_ms, pictures = measure(size_px, student, args.frames, args.threads)
         mine_ms, obvious_ms = np.median(times_ms, axis=1)
         p99_ms = np.percentile(times_ms, 99, axis=1)
-        error = pictures[0].astype(float) - pictures[1]
-        psnr_db = 10 * np.log10(255**2 / (error**2).mean())
+        psnr_db = 10 * np.log10(255**2 / ((pictures[0].astype(float) - pictures[1]) ** 2).mean())
         print(
             f"{size_px[0]}x{size_px[1]}: ours {mine_ms:.2f} ms (p99 {p99_ms[0]:.2f}), obvious {obvious_ms:.2f} ms "
             f"(p99 {p99_ms[1]:.2f}), ratio {obvious_ms / mine_ms:.2f}; the pictures agree to {psnr_db:.1f} dB"
