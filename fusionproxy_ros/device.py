@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 
+from fusionproxy_ros.colour import KEPT
 from fusionproxy_ros.frames import Frame
 from fusionproxy_ros.student import Student
 
@@ -69,6 +70,7 @@ class _Place:
         self._rgb = self._received[: 3 * pixels].view(*shape, 3)
         self._thermal = self._received[3 * pixels :].view(1, 1, *shape)
         self._encoding, self._luma_of = "rgb8", LUMA_OF_RGB.to(device, copy=True)
+        self._kept = torch.from_numpy(KEPT.astype(np.float32)).ravel().to(device)
         self._known_weight, self._weight = None, torch.ones(1, 1, *shape, device=device)
         self._graph = _graph_of(self._run, warn) if device.type == "cuda" else None
 
@@ -91,11 +93,13 @@ class _Place:
         return self._answer.numpy().copy()
 
     def _run(self) -> None:
-        """Fills `_fused`; rounds where `luma_of`, `add_luma` and Fuser on the CPU do."""
+        """Fills `_fused`; rounds where `luma_of`, `add_luma` and the student on the CPU do."""
         luma = (self._rgb * self._luma_of).sum(-1).add_(0.5).floor_()
         fused_luma = self._student(luma[None, None] / 255, self._thermal / 255, self._weight)[0, 0]
-        difference = (fused_luma * 255).round_() - luma
-        self._fused.copy_((self._rgb + difference[..., None]).clamp_(0, 255))
+        fused_luma = (fused_luma * 255).round_()
+        kept = self._kept[(256 * luma + fused_luma).long()]
+        colour = ((self._rgb - luma[..., None]) * kept[..., None] / 128 + 0.5).floor_()
+        self._fused.copy_((fused_luma[..., None] + colour).clamp_(0, 255))
 
 
 def _graph_of(work: Callable[[], None], warn: Callable[[str], None]) -> "torch.cuda.CUDAGraph | None":

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from fusionproxy_ros.checkpoint import Weights
+from fusionproxy_ros.colour import add_luma
 from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
 from fusionproxy_ros.native import NativeError, NativeStudent, is_installed
 from fusionproxy_ros.normalisation import NormalisationConfig, Normalised, Normaliser
@@ -72,20 +73,6 @@ def luma_of(frame: Frame) -> np.ndarray:
     return cv2.cvtColor(frame.pixels, cv2.COLOR_RGB2GRAY if frame.encoding == "rgb8" else cv2.COLOR_BGR2GRAY)
 
 
-def add_luma(rgb: np.ndarray, luma: np.ndarray, fused_luma: np.ndarray) -> np.ndarray:
-    """Colour picture whose luminance is `fused_luma` and whose chroma is that of `rgb`.
-
-    rgb: (H, W, 3) uint8, either channel order; luma, fused_luma: (H, W) uint8, `luma` being that of `rgb`.
-    Adding one difference to all three channels leaves Cb and Cr of BT.601 as they are, up to clipping.
-    """
-    more, less = (
-        cv2.subtract(fused_luma, luma),
-        cv2.subtract(luma, fused_luma),
-    )  # saturating: one of them is 0
-    brighter = cv2.add(rgb, cv2.cvtColor(more, cv2.COLOR_GRAY2BGR))
-    return cv2.subtract(brighter, cv2.cvtColor(less, cv2.COLOR_GRAY2BGR))
-
-
 def overlay(rgb: Frame, thermal: np.ndarray) -> np.ndarray:
     """Registered thermal, (H, W) uint8, in false colour half over the picture: shows misregistration at a glance."""
     heat = cv2.applyColorMap(thermal, cv2.COLORMAP_INFERNO)
@@ -109,7 +96,8 @@ class Fuser:
     Registration and normalisation are the CPU's on every device: the AGC reads registered counts in the order of the
     frames, status and debug images want them there, and no GPU rounds them as cv2 does. What follows runs on the CPU by
     compiled code (by torch where that is not installed), or in half precision as one CUDA graph: the same picture to
-    one grey level. torch is imported for a GPU or in place of the compiled code alone.
+    one grey level (two in a channel whose colour fades, see colour.py). torch is imported for a GPU or in place of the
+    compiled code alone.
 
     threads: of the CPU, for the student. warn: told when the compiled code is missing, and as of DeviceFuser.
     """
@@ -189,7 +177,7 @@ class Fuser:
         if self._gpu:
             return self._gpu.fuse(rgb, thermal, weight)
         luma = luma_of(rgb)
-        return add_luma(rgb.pixels, luma, self.fuse_luma(luma, thermal, weight))
+        return add_luma(rgb.pixels, luma, self.fuse_luma(luma, thermal, weight), self._threads)
 
     def fuse_luma(self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         """The student's answer on the CPU: (H, W) uint8 from planes of that kind. weight: (H, W) float32 or None."""

@@ -42,6 +42,28 @@ def is_installed() -> bool:
     return True
 
 
+def add_luma(
+    rgb: np.ndarray,
+    luma: np.ndarray,
+    fused: np.ndarray,
+    kept: np.ndarray,
+    threads: int = 1,
+    variant: str = "",
+) -> np.ndarray:
+    """As of colour.add_luma. kept: (256, 256) uint8. Raises ValueError where sizes differ, NativeError."""
+    library = _library()
+    run = getattr(library, f"student_colour_{variant or library.student_variant().decode()}")
+    rgb, luma, fused = (np.ascontiguousarray(image, np.uint8) for image in (rgb, luma, fused))
+    if not rgb.shape == (*luma.shape, 3) == (*fused.shape, 3):
+        raise ValueError(
+            f"RGB, luma and fused luma are {[i.shape for i in (rgb, luma, fused)]}: give one size"
+        )
+    out = np.empty_like(rgb)
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (rgb, luma, fused, kept, out)]
+    run(*pointers[:4], *luma.shape, threads, pointers[4])
+    return out
+
+
 class _Layer(ctypes.Structure):
     _fields_ = [
         ("inputs", ctypes.c_int32),

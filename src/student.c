@@ -305,6 +305,33 @@ void NAME(student_fuse)(const Student *s, const uint8_t *luma, const uint8_t *th
     }
 }
 
+/* fused + kept (colour - luma) / 128, rounded. */
+INLINE uint8_t NAME(painted)(uint8_t colour, int16_t luma, int16_t fused, int16_t kept) {
+    const int16_t value = fused + (int16_t)((int16_t)((int16_t)(colour - luma) * kept + 64) >> 7);
+    return value < 0 ? 0 : value > 255 ? 255 : value;
+}
+
+/* A colour picture of luma `fused`. rgb, out: height x width x 3 bytes. kept: 256 x 256, by luma and fused. */
+void NAME(student_colour)(const uint8_t *rgb, const uint8_t *luma, const uint8_t *fused, const uint8_t *kept,
+                          int height, int width, int threads, uint8_t *out) {
+#pragma omp parallel num_threads(threads)
+    {
+        uint8_t share[width];
+#pragma omp for schedule(static)
+        for (int r = 0; r < height; r++) {
+            const size_t at = (size_t)r * width;
+            const uint8_t *y = luma + at, *f = fused + at, *from = rgb + 3 * at;
+            uint8_t *restrict to = out + 3 * at;
+            for (int x = 0; x < width; x++) share[x] = kept[256 * y[x] + f[x]];
+            for (int x = 0; x < width; x++) {
+                to[3 * x] = NAME(painted)(from[3 * x], y[x], f[x], share[x]);
+                to[3 * x + 1] = NAME(painted)(from[3 * x + 1], y[x], f[x], share[x]);
+                to[3 * x + 2] = NAME(painted)(from[3 * x + 2], y[x], f[x], share[x]);
+            }
+        }
+    }
+}
+
 #undef JOIN_
 #undef JOIN
 #undef NAME

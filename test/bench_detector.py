@@ -20,10 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
+from fusionproxy_ros.colour import add_luma
 from fusionproxy_ros.distill.baselines import CLASSICAL
 from fusionproxy_ros.distill.data import DATA
 from fusionproxy_ros.distill.tables import student_fuse
-from fusionproxy_ros.fuser import add_luma
 from fusionproxy_ros.student import load_student
 
 LABELS = Path(__file__).with_name("night_labels.json")

@@ -3,18 +3,15 @@
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fusionproxy_ros import fuser as fuser_module
 from fusionproxy_ros import native
 from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
 from fusionproxy_ros.frames import Frame, Mode, Pair
-from fusionproxy_ros.fuser import DeviceError, Fuser, add_luma
+from fusionproxy_ros.fuser import DeviceError, Fuser
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.registration import RegistrationError, homography, identity
 
@@ -109,17 +106,6 @@ def test_sizes_that_do_not_fit_the_calibration_raise_with_the_cause(fuser):
     rgb, thermal = night()
     with pytest.raises(RegistrationError):
         fuser.fuse(pair(rgb, np.dstack([thermal] * 3)), identity())
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_adding_luma_keeps_chroma_and_reaches_the_asked_luma_where_nothing_clips(seed):
-    rng = np.random.default_rng(seed)
-    rgb = rng.integers(80, 176, (8, 8, 3), np.uint8)
-    luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    wanted = np.clip(luma.astype(int) + rng.integers(-79, 80, (8, 8)), 0, 255).astype(np.uint8)
-    out = add_luma(rgb, luma, wanted)
-    np.testing.assert_array_equal(out.astype(int) - out[..., :1], rgb.astype(int) - rgb[..., :1])
-    assert np.abs(cv2.cvtColor(out, cv2.COLOR_RGB2GRAY).astype(int) - wanted).max() <= 1
 
 
 ON_A_CPU_ONLY_MACHINE = """

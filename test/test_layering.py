@@ -9,9 +9,9 @@ import fusionproxy_ros
 
 ORDER = [
     "frames", "memory", "messages", "shutter", "sync", "sync_policy", "lens", "calibration", "registration",
-    "alignment", "misalignment", "normalisation", "checkpoint", "native", "student", "device", "fuser",
-    "worker", "parameters", "declared", "rig", "guard", "status", "health", "transport", "tf", "inputs", "cameras",
-    "node", "start", "scene", "bench", "demo", "faults", "soak", "folders", "cli",
+    "alignment", "misalignment", "normalisation", "checkpoint", "native", "colour", "student", "device",
+    "fuser", "worker", "parameters", "declared", "rig", "guard", "status", "health", "transport", "tf", "inputs",
+    "cameras", "node", "start", "scene", "bench", "demo", "faults", "soak", "folders", "cli",
 ]  # fmt: skip
 ROS_SHELL = {
     "sync_policy",

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
+from fusionproxy_ros.colour import add_luma
 from fusionproxy_ros.distill.baselines import Fuse
 from fusionproxy_ros.distill.data import Example, spread
-from fusionproxy_ros.fuser import add_luma
 
 CELL_PX = 400
 
