@@ -33,7 +33,7 @@ from fusionproxy_ros.frames import NS_PER_S, Calibration, Camera, FusionError, M
 from fusionproxy_ros.messages import fill_image, read_pixels, stamp_to_ns
 from fusionproxy_ros.msg import FusionStatus
 from fusionproxy_ros.scene import VISIBLE_CONTRAST, NightRoad, Pedestrian, contrast, default_calibration
-from fusionproxy_ros.transport import use_large_segments
+from fusionproxy_ros.transport import use_large_image_profile
 
 RGB_HZ = 30
 OUTAGE_S = 3.0  # how long the demo switches the thermal camera off
@@ -129,7 +129,7 @@ def _read_video(path: str) -> Iterable[np.ndarray]:
 def prepare_environment() -> None:
     """Settings of this process and its children, before rclpy starts: this machine only, image-sized segments."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    use_large_segments()
+    use_large_image_profile()
 
 
 def node_arguments(

@@ -55,7 +55,7 @@ def main() -> int:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before OpenMP is loaded
     keep_freed_memory()
-    transport.use_large_segments()
+    transport.use_large_image_profile()
     executor = node = ahead = None
     try:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)

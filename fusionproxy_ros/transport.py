@@ -33,15 +33,17 @@ def large_image_profile() -> str:
     return str(share_path("config", "fastdds_large_images.xml"))
 
 
-def use_large_segments() -> None:
-    """Give this process and its children shared-memory segments that hold images, unless the user chose others.
+def use_large_image_profile() -> None:
+    """Have Fast DDS in this process and its children use the shipped profile, unless the user chose another.
 
-    Call before rclpy starts. Fast DDS's default of 512 KiB holds no 640x480 rgb8 image.
+    Call before rclpy starts. Fast DDS's own shared-memory segment of 512 KiB holds no 640x480 rgb8 image, and its
+    queues keep the memory of the most images that ever waited in them.
     """
     variable = "FASTRTPS" if os.environ.get("ROS_DISTRO") == "jazzy" else "FASTDDS"
-    os.environ.setdefault(
-        f"{variable}_DEFAULT_PROFILES_FILE", str(share_path("config", "fastdds_large_images.xml"))
-    )
+    profile = os.environ.setdefault(f"{variable}_DEFAULT_PROFILES_FILE", large_image_profile())
+    if profile == large_image_profile():
+        # Else rmw_fastrtps looks at the participant's part of it alone. With another profile it would overrule more.
+        os.environ.setdefault("RMW_FASTRTPS_USE_QOS_FROM_XML", "1")
 
 
 class ImageSubscription:

@@ -33,7 +33,7 @@ from fusionproxy_ros.bags.recording import Message, Recording, Topic
 from fusionproxy_ros.bags.schedule import Schedule, Tally, Ticks
 from fusionproxy_ros.demo import Spinner
 from fusionproxy_ros.frames import NS_PER_S, FusionError, shown
-from fusionproxy_ros.transport import use_large_segments
+from fusionproxy_ros.transport import use_large_image_profile
 
 NODE = "fusionproxy_replay"
 DEPTH = 10
@@ -66,7 +66,7 @@ def replay(
 
     topics: play only these. remap: such as "/recorded/name:=/live/name". wait_s: how long to wait for a subscriber.
     """
-    use_large_segments()
+    use_large_image_profile()
     with Recording(path) as recording:
         offset_ns = round(start_offset_s * NS_PER_S)
         if offset_ns > recording.end_ns - recording.start_ns:
