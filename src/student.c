@@ -5,6 +5,8 @@
  * layers: here nothing is allocated, reordered or converted at full resolution, and one team of threads works through
  * all layers.
  *
+ * And the colour picture that its answer makes of RGB (colour.py).
+ *
  * Features lie as [row][column][channel], with a border of one zero pixel, channels padded by zeros to multiples of 8.
  * Every output is the sum of the same terms in the same order, whatever the number of threads.
  */
@@ -19,7 +21,7 @@
 #define LANES 8
 #define SUMS 2 /* of a row: weight * thermal, weight */
 
-#define VECTOR_OF(n)                                            \
+#define VECTOR_OF(n)                                          \
     typedef float vec##n __attribute__((vector_size(4 * n))); \
     typedef float loose##n __attribute__((vector_size(4 * n), aligned(4), may_alias));
 VECTOR_OF(4)
@@ -57,7 +59,7 @@ static Map take(float **space, int rows, int columns, int channels) {
 static int multiple_of_16(int extent) { return (extent + 15) / 16 * 16; }
 
 #define VARIANT base
-#define WIDEST 4 /* floats that a register holds: SSE, NEON */
+#define WIDEST 4 /* floats that a register holds: of SSE, of NEON */
 #include "student.c"
 #undef VARIANT
 
@@ -109,6 +111,7 @@ const char *student_variant(void) {
 #define NAME(name) JOIN(JOIN(name, _), VARIANT)
 #define INLINE static inline __attribute__((always_inline))
 
+/* Of outputs that share their inputs, 16 as long as there are so many, then 8. */
 #define BLOCK 8
 #if WIDEST < 8
 #define WIDTH WIDEST

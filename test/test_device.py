@@ -101,6 +101,13 @@ def test_noise_that_saturates_channels_is_within_one_grey_level_too(student, on_
     assert {0, 255} <= set(expected.ravel())
 
 
+def test_a_student_that_answers_with_nan_breaks_nothing_but_its_picture(student):
+    broken = copy.deepcopy(student)
+    broken.head.bias.data[:] = float("nan")
+    rgb, thermal = inputs()
+    assert DeviceFuser(broken, CPU).fuse(rgb, thermal, None).shape == rgb.pixels.shape
+
+
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
 def test_luma_is_opencv_s_for_every_colour(encoding):
     levels = np.arange(0, 256, 3, dtype=np.uint8)
