@@ -97,7 +97,9 @@ class _Place:
         luma = (self._rgb * self._luma_of).sum(-1).add_(0.5).floor_()
         fused_luma = self._student(luma[None, None] / 255, self._thermal / 255, self._weight)[0, 0]
         fused_luma = (fused_luma * 255).round_()
-        kept = self._kept[(256 * luma + fused_luma).long().clamp_(0, KEPT.size - 1)]  # NaN has a place too
+        gain = (fused_luma - luma).clamp_(min=0)
+        place = (256 * self._rgb.amax(-1).float() + gain).long()
+        kept = self._kept[place.clamp_(0, KEPT.size - 1)]  # NaN has a place too
         colour = ((self._rgb - luma[..., None]) * kept[..., None] / 128 + 0.5).floor_()
         self._fused.copy_((fused_luma[..., None] + colour).clamp_(0, 255))
 

@@ -314,7 +314,8 @@ INLINE uint8_t NAME(painted)(uint8_t colour, int16_t luma, int16_t fused, int16_
     return value < 0 ? 0 : value > 255 ? 255 : value;
 }
 
-/* A colour picture of luma `fused`. rgb, out: height x width x 3 bytes. kept: 256 x 256, by luma and fused. */
+/* A colour picture of luma `fused`. rgb, out: height x width x 3 bytes. kept: 256 x 256, by a pixel's brightest channel
+ * and by how much its luma has gained. */
 void NAME(student_colour)(const uint8_t *rgb, const uint8_t *luma, const uint8_t *fused, const uint8_t *kept,
                           int height, int width, int threads, uint8_t *out) {
 #pragma omp parallel num_threads(threads)
@@ -325,7 +326,11 @@ void NAME(student_colour)(const uint8_t *rgb, const uint8_t *luma, const uint8_t
             const size_t at = (size_t)r * width;
             const uint8_t *y = luma + at, *f = fused + at, *from = rgb + 3 * at;
             uint8_t *restrict to = out + 3 * at;
-            for (int x = 0; x < width; x++) share[x] = kept[256 * y[x] + f[x]];
+            for (int x = 0; x < width; x++) {
+                const uint8_t *pixel = from + 3 * x, most = pixel[0] > pixel[1] ? pixel[0] : pixel[1];
+                const int brightest = most > pixel[2] ? most : pixel[2];
+                share[x] = kept[256 * brightest + (f[x] > y[x] ? f[x] - y[x] : 0)];
+            }
             for (int x = 0; x < width; x++) {
                 to[3 * x] = NAME(painted)(from[3 * x], y[x], f[x], share[x]);
                 to[3 * x + 1] = NAME(painted)(from[3 * x + 1], y[x], f[x], share[x]);

@@ -23,7 +23,7 @@ def random_pictures(seed, low=0, high=256, size=(17, 40)):
 @given(SEEDS)
 def test_a_lit_picture_keeps_its_colour_and_reaches_the_asked_luma_where_nothing_clips(seed):
     rgb, luma, other = random_pictures(seed, LIT, 176)
-    wanted = np.clip(other, np.maximum(luma, 79) - 79, luma + 79).astype(np.uint8)
+    wanted = np.clip(other, np.maximum(luma, LIT) - LIT, luma + 79).astype(np.uint8)
     out = add_luma(rgb, luma, wanted)
     np.testing.assert_array_equal(out.astype(int) - out[..., :1], rgb.astype(int) - rgb[..., :1])
     assert np.abs(cv2.cvtColor(out, cv2.COLOR_RGB2GRAY).astype(int) - wanted).max() <= 1
@@ -44,11 +44,19 @@ def test_what_thermal_brightens_in_the_dark_is_grey_and_of_the_asked_luma(seed):
     np.testing.assert_array_equal(add_luma(rgb, luma, wanted), np.dstack([wanted] * 3))
 
 
+def test_a_blue_lamp_stays_blue_though_its_luma_is_that_of_the_dark():
+    lamp = np.full((4, 4, 3), (0, 0, 180), np.uint8)
+    luma = cv2.cvtColor(lamp, cv2.COLOR_RGB2GRAY)
+    assert luma.max() < DARK
+    out = add_luma(lamp, luma, luma + 50).astype(int)
+    np.testing.assert_array_equal(out[..., 2] - out[..., 0], 180)
+
+
 def test_colour_fades_by_degrees_so_that_one_level_of_fused_luma_is_at_most_two_of_a_channel():
-    luma = np.arange(256)[:, None]
+    brightest = np.arange(256)[:, None]
     assert (np.diff(KEPT.astype(int), axis=1) <= 0).all()
-    # A channel is at most the pixel's luma below it, and any share of colour above it only slows its rise.
-    steepest = 1 + luma * -np.diff(KEPT.astype(float), axis=1) / 128
+    # No channel is further from the pixel's luma than the brightest is from black.
+    steepest = 1 + brightest * -np.diff(KEPT.astype(float), axis=1) / 128
     assert steepest.max() <= 2
 
 
