@@ -320,6 +320,7 @@ void NAME(student_colour)(const uint8_t *rgb, const uint8_t *luma, const uint8_t
                           int height, int width, int threads, uint8_t *out) {
 #pragma omp parallel num_threads(threads)
     {
+        uint16_t place[width];
         uint8_t share[width];
 #pragma omp for schedule(static)
         for (int r = 0; r < height; r++) {
@@ -327,10 +328,10 @@ void NAME(student_colour)(const uint8_t *rgb, const uint8_t *luma, const uint8_t
             const uint8_t *y = luma + at, *f = fused + at, *from = rgb + 3 * at;
             uint8_t *restrict to = out + 3 * at;
             for (int x = 0; x < width; x++) {
-                const uint8_t *pixel = from + 3 * x, most = pixel[0] > pixel[1] ? pixel[0] : pixel[1];
-                const int brightest = most > pixel[2] ? most : pixel[2];
-                share[x] = kept[256 * brightest + (f[x] > y[x] ? f[x] - y[x] : 0)];
+                const uint16_t a = from[3 * x], b = from[3 * x + 1], c = from[3 * x + 2], most = a > b ? a : b;
+                place[x] = (most > c ? most : c) << 8 | (f[x] > y[x] ? f[x] - y[x] : 0);
             }
+            for (int x = 0; x < width; x++) share[x] = kept[place[x]];
             for (int x = 0; x < width; x++) {
                 to[3 * x] = NAME(painted)(from[3 * x], y[x], f[x], share[x]);
                 to[3 * x + 1] = NAME(painted)(from[3 * x + 1], y[x], f[x], share[x]);
