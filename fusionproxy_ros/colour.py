@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from fusionproxy_ros import native
-
 LIT, DARK = 70, 35  # brightest channel: from here on colour stays as it is; from here on down it may fade
 RISE = 50  # grey levels of luma that a dark pixel has gained when all its colour has faded
 
@@ -19,19 +17,17 @@ KEPT = _kept()
 KEPT.setflags(write=False)
 
 
-def add_luma(rgb: np.ndarray, luma: np.ndarray, fused_luma: np.ndarray, threads: int = 1) -> np.ndarray:
+def add_luma(rgb: np.ndarray, luma: np.ndarray, fused_luma: np.ndarray) -> np.ndarray:
     """Colour picture of luminance `fused_luma`, (H, W, 3) uint8: fused_luma + KEPT / 128 (rgb - luma), rounded.
 
-    rgb: (H, W, 3) uint8, either channel order; luma, fused_luma: (H, W) uint8, `luma` being that of `rgb`. threads: of
-    the compiled code, where it is installed.
+    rgb: (H, W, 3) uint8, either channel order; luma, fused_luma: (H, W) uint8, `luma` being that of `rgb`.
+    native.add_luma is the same picture by compiled code.
 
     Where all colour is kept, Cb and Cr of BT.601 stay as they are, up to clipping. Where it is dark, RGB's colour is
     noise, or that of what lies beside a warm body, for no rig is aligned to the pixel; on what thermal brightens there
     it would be shown as bright as if RGB had seen it, and detectors, who know no green people, miss them. Dark is what
     is so in all channels: a blue lamp has little luma.
     """
-    if native.is_installed():
-        return native.add_luma(rgb, luma, fused_luma, KEPT, threads)
     kept = KEPT[rgb.max(-1), np.maximum(fused_luma, luma) - luma]
     difference = (rgb.astype(np.int32) - luma[..., None]) * kept[..., None]
     return (fused_luma[..., None] + (difference + 64 >> 7)).clip(0, 255).astype(np.uint8)

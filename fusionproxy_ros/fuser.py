@@ -6,13 +6,14 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from fusionproxy_ros import colour, native
 from fusionproxy_ros.checkpoint import Weights
-from fusionproxy_ros.colour import add_luma
 from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
 from fusionproxy_ros.native import NativeError, NativeStudent, is_installed
 from fusionproxy_ros.normalisation import NormalisationConfig, Normalised, Normaliser
@@ -118,7 +119,8 @@ class Fuser:
 
             self._gpu, self._cpu = DeviceFuser(student_of(student), self.device, warn=warn), None
         else:
-            self._gpu, self._cpu = None, _on_cpu(student, warn)
+            self._gpu = None
+            self._cpu, self._add_luma = _on_cpu(student, threads, warn)
         self._normaliser = Normaliser(normalisation)
 
     def warm_up(self, size_px: tuple[int, int] = (640, 480)) -> None:
@@ -177,16 +179,19 @@ class Fuser:
         if self._gpu:
             return self._gpu.fuse(rgb, thermal, weight)
         luma = luma_of(rgb)
-        return add_luma(rgb.pixels, luma, self.fuse_luma(luma, thermal, weight), self._threads)
+        return self._add_luma(rgb.pixels, luma, self.fuse_luma(luma, thermal, weight))
 
     def fuse_luma(self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         """The student's answer on the CPU: (H, W) uint8 from planes of that kind. weight: (H, W) float32 or None."""
         return self._cpu.fuse(luma, thermal, weight, self._threads)
 
 
-def _on_cpu(student: Weights, warn: Callable[[str], None]) -> "NativeStudent | TorchStudent":
+def _on_cpu(
+    student: Weights, threads: int, warn: Callable[[str], None]
+) -> tuple["NativeStudent | TorchStudent", Callable]:
+    """What runs the student, and what paints its answer (as colour.add_luma)."""
     try:
-        return NativeStudent(student)
+        return NativeStudent(student), partial(native.add_luma, threads=threads)
     except NativeError as error:
         try:
             from fusionproxy_ros.student import TorchStudent
@@ -195,4 +200,4 @@ def _on_cpu(student: Weights, warn: Callable[[str], None]) -> "NativeStudent | T
                 f"nothing can run the student: {error}; or install torch ({no_torch})"
             ) from error
         warn(f"the student runs on torch, which is slower: {error}")
-        return TorchStudent(student)
+        return TorchStudent(student), colour.add_luma

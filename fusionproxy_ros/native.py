@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 import fusionproxy_ros
 from fusionproxy_ros.checkpoint import Weights
+from fusionproxy_ros.colour import KEPT
 from fusionproxy_ros.frames import FusionError
 
 FOLDERS = fusionproxy_ros.__path__  # the source tree and, of what was built, where it is installed
@@ -42,25 +44,24 @@ def is_installed() -> bool:
     return True
 
 
-def add_luma(
-    rgb: np.ndarray,
-    luma: np.ndarray,
-    fused: np.ndarray,
-    kept: np.ndarray,
-    threads: int = 1,
-    variant: str = "",
-) -> np.ndarray:
-    """As of colour.add_luma. kept: (256, 256) uint8. Raises ValueError where sizes differ, NativeError."""
+def _function(name: str, variant: str) -> Callable:
+    """student_`name` for the instructions `variant`; for the best this processor has if that is ""."""
     library = _library()
-    run = getattr(library, f"student_colour_{variant or library.student_variant().decode()}")
+    return getattr(library, f"student_{name}_{variant or library.student_variant().decode()}")
+
+
+def add_luma(
+    rgb: np.ndarray, luma: np.ndarray, fused: np.ndarray, threads: int = 1, variant: str = ""
+) -> np.ndarray:
+    """As of colour.add_luma. variant: as of NativeStudent. Raises ValueError where sizes differ, NativeError."""
     rgb, luma, fused = (np.ascontiguousarray(image, np.uint8) for image in (rgb, luma, fused))
     if not rgb.shape == (*luma.shape, 3) == (*fused.shape, 3):
         raise ValueError(
             f"RGB, luma and fused luma are {[i.shape for i in (rgb, luma, fused)]}: give one size"
         )
     out = np.empty_like(rgb)
-    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (rgb, luma, fused, kept, out)]
-    run(*pointers[:4], *luma.shape, threads, pointers[4])
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (rgb, luma, fused, KEPT, out)]
+    _function("colour", variant)(*pointers[:4], *luma.shape, threads, pointers[4])
     return out
 
 
@@ -91,11 +92,10 @@ class NativeStudent:
     """
 
     def __init__(self, weights: Weights, variant: str = ""):
-        library = _library()
-        self._run = getattr(library, f"student_fuse_{variant or library.student_variant().decode()}")
+        self._run = _function("fuse", variant)
         self._packed = []  # what the pointers point to
         self._student = _Student(*(self._layer(weights.arrays, name) for name, _ in _Student._fields_))
-        self._floats = partial(library.student_workspace, ctypes.byref(self._student))
+        self._floats = partial(_library().student_workspace, ctypes.byref(self._student))
         self._mine = threading.local()
 
     def fuse(

@@ -40,8 +40,8 @@ def use_large_image_profile() -> None:
     queues keep the memory of the most images that ever waited in them.
     """
     variable = "FASTRTPS" if os.environ.get("ROS_DISTRO") == "jazzy" else "FASTDDS"
-    profile = os.environ.setdefault(f"{variable}_DEFAULT_PROFILES_FILE", large_image_profile())
-    if profile == large_image_profile():
+    ours = large_image_profile()
+    if os.environ.setdefault(f"{variable}_DEFAULT_PROFILES_FILE", ours) == ours:
         # Else rmw_fastrtps looks at the participant's part of it alone. With another profile it would overrule more.
         os.environ.setdefault("RMW_FASTRTPS_USE_QOS_FROM_XML", "1")
 

@@ -9,7 +9,7 @@ import fusionproxy_ros
 
 ORDER = [
     "frames", "memory", "messages", "shutter", "sync", "sync_policy", "lens", "calibration", "registration",
-    "alignment", "misalignment", "normalisation", "checkpoint", "native", "colour", "student", "device",
+    "alignment", "misalignment", "normalisation", "checkpoint", "colour", "native", "student", "device",
     "fuser", "worker", "parameters", "declared", "rig", "guard", "status", "health", "transport", "tf", "inputs",
     "cameras", "node", "start", "scene", "bench", "demo", "faults", "soak", "folders", "cli",
 ]  # fmt: skip
