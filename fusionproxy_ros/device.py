@@ -1,4 +1,4 @@
-"""From registered thermal to the fused picture without leaving a GPU: one upload, one CUDA graph, one download.
+"""From thermal counts to the fused picture without leaving a GPU: one upload, one CUDA graph, one download.
 
 All arithmetic is plain torch and runs on any device; only pinned memory and the graph are CUDA's.
 """
@@ -11,12 +11,21 @@ from functools import lru_cache, partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from fusionproxy_ros.colour import KEPT
+from fusionproxy_ros.colour import DARK, LIT, RISE
 from fusionproxy_ros.frames import Frame
+from fusionproxy_ros.registration import Grid, Registered
 from fusionproxy_ros.student import Student
 
-MAX_SIZES = 2  # sizes seldom change in mid-stream
+MAX_PLACES = 2  # sizes seldom change in mid-stream
+SIGNED = {
+    "uint8": torch.uint8,
+    "uint16": torch.int16,
+    "float32": torch.float32,
+}  # torch's dtype of the same bits
+STEPS = 32  # to a pixel, of OpenCV's fixed-point maps
 WARM_UPS = 3  # before a capture, during which libraries may not initialise themselves
 # cv2's fixed-point BT.601. Their products with 8 bits, and the sums of those, are exact in float32.
 LUMA_OF_RGB = torch.tensor([9798, 19235, 3735]) / 2**15
@@ -39,69 +48,137 @@ class DeviceFuser:
         # A copy, for what a broken CUDA context holds is lost, and the student must go on elsewhere.
         device = torch.device(device)
         student = copy.deepcopy(student).to(device, dtype)
-        self._place = lru_cache(maxsize=MAX_SIZES)(partial(_Place, student, device, warn))
+        self._place = lru_cache(maxsize=MAX_PLACES)(partial(_Place, student, device, warn))
         self._lock = threading.Lock()
 
     @torch.inference_mode()
-    def fuse(self, rgb: Frame, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        """(H, W, 3) uint8, the caller's own, in the channel order of `rgb`.
+    def fuse(
+        self, rgb: Frame, registered: Registered, thermal_range: tuple[float, float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The fused picture, (H, W, 3) uint8 in the channel order of `rgb`, and thermal in grey levels on its grid,
+        (H, W) uint8; both the caller's own.
 
-        thermal: (H, W) uint8 on the RGB grid. weight: (H, W) float32 in 0..1, None means 1; kept on the
-        device until another array is given, so it must not change.
+        registered: its grid and its weight are kept on the device until others are given, so they must not change.
+        thermal_range: (low, high), as of Normaliser.follow.
         """
+        source = registered.source
         with self._lock:
-            return self._place(thermal.shape).fuse(rgb, thermal, weight)
+            place = self._place(rgb.pixels.shape[:2], source.shape, source.dtype, registered.grid is None)
+            return place.fuse(rgb, registered, thermal_range)
 
 
 class _Place:
     """Where frames of one size lie on the device, and what is done to them there.
 
-    Host and device hold RGB and thermal end to end in one buffer each, so that one copy moves both.
+    Host and device hold all that is sent end to end in one buffer each, so that one copy moves it, and likewise all
+    that comes back. shape: of RGB, (H, W). thermal_shape, dtype: of the thermal image. aligned: it is on RGB's grid.
     """
 
     def __init__(
-        self, student: Student, device: torch.device, warn: Callable[[str], None], shape: tuple[int, int]
+        self,
+        student: Student,
+        device: torch.device,
+        warn: Callable[[str], None],
+        shape: tuple[int, int],
+        thermal_shape: tuple[int, int],
+        dtype: np.dtype,
+        aligned: bool,
     ):
-        self._student = student
+        self._student, self._shape = student, shape
         pixels, pinned = shape[0] * shape[1], device.type == "cuda"
-        self._sent = torch.zeros(4 * pixels, dtype=torch.uint8, pin_memory=pinned)
-        self._answer = torch.zeros(*shape, 3, dtype=torch.uint8, pin_memory=pinned)
-        self._received, self._fused = (host.to(device, copy=True) for host in (self._sent, self._answer))
-        self._rgb = self._received[: 3 * pixels].view(*shape, 3)
-        self._thermal = self._received[3 * pixels :].view(1, 1, *shape)
+        # The range and its scale, thermal, RGB; each at a multiple of four bytes.
+        thermal_at, thermal_size = 12, thermal_shape[0] * thermal_shape[1]
+        thermal_end = thermal_at + -(-thermal_size * dtype.itemsize // 4) * 4
+        self._sent = torch.zeros(thermal_end + 3 * pixels, dtype=torch.uint8, pin_memory=pinned)
+        self._answer = torch.zeros(4 * pixels, dtype=torch.uint8, pin_memory=pinned)
+        self._received, self._made = (host.to(device, copy=True) for host in (self._sent, self._answer))
+        sent, received = self._sent.numpy(), self._received
+        self._to_range = sent[:thermal_at].view(np.float32)
+        self._to_thermal = sent[thermal_at:thermal_end].view(dtype)[:thermal_size].reshape(thermal_shape)
+        self._to_rgb = sent[thermal_end:].reshape(*shape, 3)
+        self._range = received[:thermal_at].view(torch.float32)
+        counts = received[thermal_at:thermal_end].view(SIGNED[dtype.name])[:thermal_size]
+        self._counts = counts.view(thermal_shape)
+        self._rgb = received[thermal_end:].view(*shape, 3)
+        fused, grey = self._made.split([3 * pixels, pixels])
+        self._fused, self._grey = fused.view(*shape, 3), grey.view(shape)
         self._encoding, self._luma_of = "rgb8", LUMA_OF_RGB.to(device, copy=True)
-        self._kept = torch.from_numpy(KEPT.astype(np.float32)).ravel().to(device)
         self._known_weight, self._weight = None, torch.ones(1, 1, *shape, device=device)
+        self._known_grid, self._taps, self._shares = None, None, None
+        if not aligned:
+            self._taps = torch.zeros(4 * pixels, dtype=torch.int32, device=device)
+            self._shares = torch.zeros(4, *shape, device=device)
         self._graph = _graph_of(self._run, warn) if device.type == "cuda" else None
 
-    def fuse(self, rgb: Frame, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    def fuse(
+        self, rgb: Frame, registered: Registered, thermal_range: tuple[float, float]
+    ) -> tuple[np.ndarray, np.ndarray]:
         if rgb.encoding != self._encoding:
             self._luma_of.copy_(LUMA_OF_RGB if rgb.encoding == "rgb8" else LUMA_OF_RGB.flip(0))
             self._encoding = rgb.encoding
-        if weight is not self._known_weight:  # it changes with the calibration, or with depth
+        # Both change with the calibration, or with depth.
+        weight, grid = registered.weight, registered.grid
+        if weight is not self._known_weight:
             self._weight.copy_(torch.ones(()) if weight is None else torch.from_numpy(weight.copy()))
             self._known_weight = weight
-        sent = self._sent.numpy()
-        sent[: rgb.pixels.size].reshape(rgb.pixels.shape)[:] = rgb.pixels
-        sent[rgb.pixels.size :].reshape(thermal.shape)[:] = thermal
+        if grid is not self._known_grid:
+            taps, shares = map(torch.from_numpy, _taps_of(grid, registered.source.shape))
+            self._taps.copy_(taps)
+            self._shares.copy_(shares)
+            self._known_grid = grid
+        low, high = thermal_range
+        self._to_range[:] = low, high, 255 / (high - low) if high > low else 0
+        self._to_thermal[:] = registered.source
+        self._to_rgb[:] = rgb.pixels
         self._received.copy_(self._sent, non_blocking=True)
         if self._graph:
             self._graph.replay()
         else:
             self._run()
-        self._answer.copy_(self._fused)  # waits for the device
-        return self._answer.numpy().copy()
+        self._answer.copy_(self._made)  # waits for the device
+        fused, grey = np.split(self._answer.numpy().copy(), [self._fused.numel()])
+        return fused.reshape(*self._shape, 3), grey.reshape(self._shape)
+
+    def _registered(self) -> Tensor:
+        """Registered.pixels, (H, W) float32: what cv2.remap makes, to the last bit of whole counts."""
+        counts = self._counts.float()
+        if self._counts.dtype == torch.int16:
+            counts = counts.remainder_(2**16)  # of uint16, which torch hardly knows
+        if self._taps is None:
+            return counts
+        taps = F.pad(counts, (0, 1, 0, 1)).view(-1).index_select(0, self._taps).view_as(self._shares)
+        summed = taps[3] * self._shares[3]
+        # As cv2 does where multiplying and adding are one instruction: rounded once, after the sum.
+        for tap in (2, 1, 0):
+            summed = (taps[tap].double() * self._shares[tap] + summed).float()
+        if self._counts.dtype == torch.int16:
+            return summed.round_()
+        return summed.add_(0.5).floor_() if self._counts.dtype == torch.uint8 else summed
 
     def _run(self) -> None:
-        """Fills `_fused`; rounds where `luma_of`, `add_luma` and the student on the CPU do."""
+        """Fills `_fused` and `_grey`: Registered.pixels, to_uint8, luma_of, the student, add_luma, as on the CPU."""
+        low, high, scale = self._range
+        grey = (self._registered().clamp(low, high) - low) * scale
+        grey = grey.nan_to_num_(0).round_()
+        self._grey.copy_(grey)
         luma = (self._rgb * self._luma_of).sum(-1).add_(0.5).floor_()
-        fused_luma = self._student(luma[None, None] / 255, self._thermal / 255, self._weight)[0, 0]
-        fused_luma = (fused_luma * 255).round_()
-        gain = (fused_luma - luma).clamp_(min=0)
-        place = (256 * self._rgb.amax(-1).float() + gain).long()
-        kept = self._kept[place.clamp_(0, KEPT.size - 1)]  # NaN has a place too
-        colour = ((self._rgb - luma[..., None]) * kept[..., None] / 128 + 0.5).floor_()
-        self._fused.copy_((fused_luma[..., None] + colour).clamp_(0, 255))
+        fused = self._student(luma[None, None] / 255, grey[None, None] / 255, self._weight)[0, 0] * 255
+        dark = (LIT - self._rgb.amax(-1).float()).clamp_(0, LIT - DARK)
+        kept = 1 - dark * (fused - luma).clamp_(0, RISE) * (1 / ((LIT - DARK) * RISE))
+        colour = fused[..., None] + kept[..., None] * (self._rgb - luma[..., None])
+        self._fused.copy_(colour.clamp_(0, 255).add_(0.5))
+
+
+def _taps_of(grid: Grid, thermal_shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """For each RGB pixel the four thermal pixels around it and their shares: (4 H W) int32, (4, H, W) float32.
+
+    A tap is the place in a thermal image with one more row and column.
+    """
+    width = thermal_shape[1] + 1
+    first = grid.map_xy[..., 1] * np.int32(width) + grid.map_xy[..., 0]
+    down, right = (part.astype(np.float32) / STEPS for part in np.divmod(grid.map_fraction, STEPS))
+    shares = (1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right
+    return np.concatenate([(first + tap).ravel() for tap in (0, 1, width, width + 1)]), np.stack(shares)
 
 
 def _graph_of(work: Callable[[], None], warn: Callable[[str], None]) -> "torch.cuda.CUDAGraph | None":

@@ -6,18 +6,16 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from fusionproxy_ros import colour, native
 from fusionproxy_ros.checkpoint import Weights
 from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
 from fusionproxy_ros.native import NativeError, NativeStudent, is_installed
-from fusionproxy_ros.normalisation import NormalisationConfig, Normalised, Normaliser
-from fusionproxy_ros.registration import Registered, Registration
+from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser, sample_step, to_uint8
+from fusionproxy_ros.registration import Registered, Registration, identity
 
 if TYPE_CHECKING:
     from fusionproxy_ros.student import TorchStudent
@@ -82,11 +80,15 @@ def overlay(rgb: Frame, thermal: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A pair whose thermal image lies on the RGB grid in grey levels; `registered` is None where it has none."""
+    """A pair, where its thermal image lies and which of its counts become 0 and 255; None where it has none.
+
+    thermal: (H, W) uint8, in grey levels on the RGB grid; on a GPU that is made with the picture.
+    """
 
     pair: Pair
     registered: Registered | None = None
-    normalised: Normalised | None = None
+    thermal_range: tuple[float, float] = (0.0, 0.0)
+    thermal: np.ndarray | None = None
     register_ns: int = 0
     normalise_ns: int = 0
 
@@ -94,11 +96,10 @@ class Prepared:
 class Fuser:
     """Owns the student and the AGC state. One thread at a time, but for `finish`.
 
-    Registration and normalisation are the CPU's on every device: the AGC reads registered counts in the order of the
-    frames, status and debug images want them there, and no GPU rounds them as cv2 does. What follows runs on the CPU by
-    compiled code (by torch where that is not installed), or in half precision as one CUDA graph: the same picture to
-    one grey level (two in a channel whose colour fades, see colour.py). torch is imported for a GPU or in place of the
-    compiled code alone.
+    Where thermal lies, and which range of its counts is shown, is worked out on the CPU on every device: the AGC looks
+    at a sample of the registered counts, in the order of the frames. All that touches every pixel runs on the CPU, the
+    student by compiled code (by torch where that is not installed); or on a GPU as one CUDA graph, the network in half
+    precision: the same picture to one grey level. torch is imported for a GPU or in place of the compiled code alone.
 
     threads: of the CPU, for the student. warn: told when the compiled code is missing, and as of DeviceFuser.
     """
@@ -120,15 +121,15 @@ class Fuser:
             self._gpu, self._cpu = DeviceFuser(student_of(student), self.device, warn=warn), None
         else:
             self._gpu = None
-            self._cpu, self._add_luma = _on_cpu(student, threads, warn)
+            self._cpu = _on_cpu(student, warn)
         self._normaliser = Normaliser(normalisation)
 
     def warm_up(self, size_px: tuple[int, int] = (640, 480)) -> None:
         """Pay for lazy initialisation before the first frame does."""
-        thermal = np.zeros(size_px[::-1], np.uint8)
-        rgb = Frame(0, "", np.dstack([thermal] * 3), "rgb8")
+        dark = np.zeros(size_px[::-1], np.uint8)
+        pair = Pair(Frame(0, "", np.dstack([dark] * 3), "rgb8"), Frame(0, "", dark, "mono8"), Mode.FUSED)
         for _ in range(3):
-            self._picture(rgb, thermal, None)
+            self.fuse(pair, identity())
 
     def fuse(self, pair: Pair, registration: Registration) -> Fused:
         """The fused picture of one pair; RGB's own pixels where the pair has no thermal frame.
@@ -148,50 +149,48 @@ class Fuser:
             return Prepared(
                 replace(pair, reason="the thermal camera sees nothing of the RGB picture: calibrate")
             )
+        step = sample_step(pair.rgb.pixels[..., 0].size)
+        sample = registered.sample(step) if self._gpu else registered.pixels[::step, ::step]
         registered_ns = time.monotonic_ns()
-        normalised = self._normaliser.normalise(
-            registered.pixels, registered.mask, pair.thermal.stamp_ns, pair.epoch
-        )
-        return Prepared(
-            pair, registered, normalised, registered_ns - start_ns, time.monotonic_ns() - registered_ns
-        )
+        seen = None if registered.mask is None else registered.mask[::step, ::step]
+        thermal_range = self._normaliser.follow(sample, seen, pair.thermal.stamp_ns, pair.epoch)
+        thermal = None if self._gpu else to_uint8(registered.pixels, *thermal_range)
+        times_ns = registered_ns - start_ns, time.monotonic_ns() - registered_ns
+        return Prepared(pair, registered, thermal_range, thermal, *times_ns)
 
     def finish(self, prepared: "Prepared") -> Fused:
         """The rest of `fuse`, in any order and from any thread."""
-        pair, registered, normalised = prepared.pair, prepared.registered, prepared.normalised
+        pair, registered, thermal = prepared.pair, prepared.registered, prepared.thermal
         if registered is None:
             return Fused(pair.rgb.pixels, Mode.PASSTHROUGH, pair.reason)
         start_ns = time.monotonic_ns()
+        if self._gpu:
+            pixels, thermal = self._gpu.fuse(pair.rgb, registered, prepared.thermal_range)
+        else:
+            luma, weight = luma_of(pair.rgb), registered.weight
+            pixels = self._cpu.fuse(luma, thermal, weight, self._threads, pair.rgb.pixels)
         return Fused(
-            pixels=self._picture(pair.rgb, normalised.pixels, registered.weight),
+            pixels=pixels,
             mode=pair.mode,
             reason=pair.reason,
-            thermal=normalised.pixels,
+            thermal=thermal,
             mask=registered.mask,
             valid_fraction=registered.valid_fraction,
-            thermal_range=(normalised.low, normalised.high),
+            thermal_range=prepared.thermal_range,
             register_ns=prepared.register_ns,
             normalise_ns=prepared.normalise_ns,
             student_ns=time.monotonic_ns() - start_ns,
         )
-
-    def _picture(self, rgb: Frame, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        if self._gpu:
-            return self._gpu.fuse(rgb, thermal, weight)
-        luma = luma_of(rgb)
-        return self._add_luma(rgb.pixels, luma, self.fuse_luma(luma, thermal, weight))
 
     def fuse_luma(self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         """The student's answer on the CPU: (H, W) uint8 from planes of that kind. weight: (H, W) float32 or None."""
         return self._cpu.fuse(luma, thermal, weight, self._threads)
 
 
-def _on_cpu(
-    student: Weights, threads: int, warn: Callable[[str], None]
-) -> tuple["NativeStudent | TorchStudent", Callable]:
-    """What runs the student, and what paints its answer (as colour.add_luma)."""
+def _on_cpu(student: Weights, warn: Callable[[str], None]) -> "NativeStudent | TorchStudent":
+    """What runs the student."""
     try:
-        return NativeStudent(student), partial(native.add_luma, threads=threads)
+        return NativeStudent(student)
     except NativeError as error:
         try:
             from fusionproxy_ros.student import TorchStudent
@@ -200,4 +199,4 @@ def _on_cpu(
                 f"nothing can run the student: {error}; or install torch ({no_torch})"
             ) from error
         warn(f"the student runs on torch, which is slower: {error}")
-        return TorchStudent(student), colour.add_luma
+        return TorchStudent(student)

@@ -2,7 +2,6 @@
 
 import ctypes
 import threading
-from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import numpy as np
 
 import fusionproxy_ros
 from fusionproxy_ros.checkpoint import Weights
-from fusionproxy_ros.colour import KEPT
 from fusionproxy_ros.frames import FusionError
 
 FOLDERS = fusionproxy_ros.__path__  # the source tree and, of what was built, where it is installed
@@ -44,27 +42,6 @@ def is_installed() -> bool:
     return True
 
 
-def _function(name: str, variant: str) -> Callable:
-    """student_`name` for the instructions `variant`; for the best this processor has if that is ""."""
-    library = _library()
-    return getattr(library, f"student_{name}_{variant or library.student_variant().decode()}")
-
-
-def add_luma(
-    rgb: np.ndarray, luma: np.ndarray, fused: np.ndarray, threads: int = 1, variant: str = ""
-) -> np.ndarray:
-    """As of colour.add_luma. variant: as of NativeStudent. Raises ValueError where sizes differ, NativeError."""
-    rgb, luma, fused = (np.ascontiguousarray(image, np.uint8) for image in (rgb, luma, fused))
-    if not rgb.shape == (*luma.shape, 3) == (*fused.shape, 3):
-        raise ValueError(
-            f"RGB, luma and fused luma are {[i.shape for i in (rgb, luma, fused)]}: give one size"
-        )
-    out = np.empty_like(rgb)
-    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (rgb, luma, fused, KEPT, out)]
-    _function("colour", variant)(*pointers[:4], *luma.shape, threads, pointers[4])
-    return out
-
-
 class _Layer(ctypes.Structure):
     _fields_ = [
         ("inputs", ctypes.c_int32),
@@ -92,30 +69,40 @@ class NativeStudent:
     """
 
     def __init__(self, weights: Weights, variant: str = ""):
-        self._run = _function("fuse", variant)
+        library = _library()
+        self._run = getattr(library, f"student_fuse_{variant or library.student_variant().decode()}")
         self._packed = []  # what the pointers point to
         self._student = _Student(*(self._layer(weights.arrays, name) for name, _ in _Student._fields_))
-        self._floats = partial(_library().student_workspace, ctypes.byref(self._student))
+        self._floats = partial(library.student_workspace, ctypes.byref(self._student))
         self._mine = threading.local()
 
     def fuse(
-        self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None = None, threads: int = 1
+        self,
+        luma: np.ndarray,
+        thermal: np.ndarray,
+        weight: np.ndarray | None = None,
+        threads: int = 1,
+        rgb: np.ndarray | None = None,
     ) -> np.ndarray:
         """Fused luma, (H, W) uint8, from luma and thermal of the same kind; the same bits for any number of threads.
 
-        weight: (H, W) float32 in [0, 1], as of Student.forward. Raises ValueError where sizes differ.
+        weight: (H, W) float32 in [0, 1], as of Student.forward. rgb: (H, W, 3) uint8 of this luma; the answer then is
+        the colour picture instead, colour.add_luma of what has not been rounded. Raises ValueError where sizes differ.
         """
         height, width = luma.shape
         planes = [np.ascontiguousarray(plane, np.uint8) for plane in (luma, thermal)]
-        if weight is not None:
-            planes.append(np.ascontiguousarray(weight, np.float32))
-        if any(plane.shape != (height, width) for plane in planes) or not luma.size:
-            raise ValueError(f"luma, thermal and weight are {[p.shape for p in planes]}: give them one size")
-        fused = np.empty((height, width), np.uint8)
-        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (*planes, self._workspace(height, width), fused)]
-        if weight is None:
-            pointers.insert(2, None)
-        self._run(ctypes.byref(self._student), *pointers[:3], height, width, threads, *pointers[3:])
+        planes.append(None if weight is None else np.ascontiguousarray(weight, np.float32))
+        planes.append(None if rgb is None else np.ascontiguousarray(rgb, np.uint8))
+        fused = np.empty((height, width) if rgb is None else (height, width, 3), np.uint8)
+        wanted = [(height, width)] * 3 + [fused.shape]
+        if not luma.size or any(p is not None and p.shape != s for p, s in zip(planes, wanted, strict=True)):
+            shapes = [None if plane is None else plane.shape for plane in planes]
+            raise ValueError(f"luma, thermal, weight and rgb are {shapes}: give them one size")
+        *given, space, out = (
+            None if array is None else ctypes.c_void_p(array.ctypes.data)
+            for array in (*planes, self._workspace(height, width), fused)
+        )
+        self._run(ctypes.byref(self._student), *given, height, width, threads, space, out)
         return fused
 
     def _workspace(self, height: int, width: int) -> np.ndarray:

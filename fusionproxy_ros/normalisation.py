@@ -84,6 +84,11 @@ class Normalised:
     high: float
 
 
+def sample_step(pixels: int) -> int:
+    """The AGC looks at every step-th row and column of a frame of so many pixels."""
+    return math.ceil(math.sqrt(pixels / MAX_SAMPLES))
+
+
 def agc_step(
     state: AgcState | None,
     pixels: np.ndarray,
@@ -93,8 +98,8 @@ def agc_step(
 ) -> AgcState | None:
     """The AGC's state after one more frame.
 
-    pixels: (H, W) uint16 or float32. mask: (H, W) bool, True where pixels are real; None means everywhere.
-    NaN and infinity do not count.
+    pixels: (H, W) uint16 or float32, a regular sample of the frame. mask: (H, W) bool, True where pixels are real;
+    None means everywhere. NaN and infinity do not count.
 
     Exponential smoothing in stamp time, 1 - exp(-dt / time_constant_s), so that cameras of any rate settle
     alike. The first frame, one whose stamp goes back, and one whose range has nothing in common with the state's
@@ -116,9 +121,13 @@ def agc_step(
 def to_uint8(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     """Map low..high linearly to 0..255, rounded and clipped.
 
-    pixels: (H, W) uint8, uint16 or float32. high - low: at least SMALLEST_SPAN.
-    Returns (H, W) uint8. Monotonic up to infinity; NaN becomes 0, the coldest.
+    pixels: (H, W) uint8, uint16 or float32. high - low: at least SMALLEST_SPAN; all is 0 where both are equal.
+    Returns (H, W) uint8, `pixels` itself where nothing changes. Monotonic up to infinity; NaN becomes 0, the coldest.
     """
+    if high == low:
+        return np.zeros(pixels.shape, np.uint8)
+    if pixels.dtype == np.uint8 and (low, high) == (0, 255):
+        return pixels
     # Float for every dtype: clipping first keeps cv2's conversion from wrapping at the range of int32, and
     # subtracting before scaling keeps full precision far from zero, so that equal counts give equal grey.
     grey = pixels.astype(np.float32)
@@ -136,34 +145,37 @@ class Normaliser:
         self.state: AgcState | None = None
         self._epoch = 0
 
-    def normalise(self, pixels: np.ndarray, mask: np.ndarray | None, stamp_ns: int, epoch: int) -> Normalised:
-        """Grey levels of one thermal frame, on whatever grid.
+    def follow(
+        self, sample: np.ndarray, mask: np.ndarray | None, stamp_ns: int, epoch: int
+    ) -> tuple[float, float]:
+        """(low, high): the counts of one thermal frame that become 0 and 255.
 
-        pixels: (H, W) uint8, uint16 or float32. mask: (H, W) bool or None, as in `agc_step`.
-        stamp_ns: of the thermal frame. epoch: the AGC starts afresh when it changes.
-        Before any valid pixel has been seen the result is all 0 with the range (0, 0).
+        sample: (H, W) uint8, uint16 or float32, every `sample_step`-th row and column of the frame, on whatever grid.
+        mask: (H, W) bool or None, as in `agc_step`. stamp_ns: of the thermal frame. epoch: the AGC starts afresh when
+        it changes. (0, 0) before any valid pixel has been seen.
         """
         if self.config.mode == "fixed":
-            low, high = self.config.low, self.config.high
-        elif pixels.dtype == np.uint8:
-            return Normalised(pixels, 0.0, 255.0)
-        else:
-            previous = self.state if epoch == self._epoch else None
-            self.state = agc_step(previous, pixels, mask, stamp_ns, self.config)
-            self._epoch = epoch
-            if self.state is None:
-                return Normalised(np.zeros(pixels.shape, np.uint8), 0.0, 0.0)
-            low, high = self.state.low, self.state.high
+            return self.config.low, self.config.high
+        if sample.dtype == np.uint8:
+            return 0.0, 255.0
+        previous = self.state if epoch == self._epoch else None
+        self.state = agc_step(previous, sample, mask, stamp_ns, self.config)
+        self._epoch = epoch
+        return (self.state.low, self.state.high) if self.state else (0.0, 0.0)
+
+    def normalise(self, pixels: np.ndarray, mask: np.ndarray | None, stamp_ns: int, epoch: int) -> Normalised:
+        """Grey levels of one whole thermal frame; all as of `follow`."""
+        step = sample_step(pixels.size)
+        seen = None if mask is None else mask[::step, ::step]
+        low, high = self.follow(pixels[::step, ::step], seen, stamp_ns, epoch)
         return Normalised(to_uint8(pixels, low, high), low, high)
 
 
 def _measure(
     pixels: np.ndarray, mask: np.ndarray | None, config: NormalisationConfig
 ) -> tuple[float, float] | None:
-    """The frame's range: percentiles (nearest rank) of a regular sample, at least the minimal span wide."""
-    step = math.ceil(math.sqrt(pixels.size / MAX_SAMPLES))
-    sample = pixels[::step, ::step]
-    sample = sample.ravel() if mask is None else sample[mask[::step, ::step]]
+    """The frame's range: percentiles (nearest rank), at least the minimal span wide."""
+    sample = pixels.ravel() if mask is None else pixels[mask]
     min_span = config.min_span_counts
     if sample.dtype == np.float32:
         sample = sample[np.abs(sample) <= LARGEST_VALUE]  # NaN is not

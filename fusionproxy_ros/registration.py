@@ -6,7 +6,7 @@ x from -0.5 to W - 0.5. A size is (width, height), an array is (H, W).
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 
 import cv2
 import numpy as np
@@ -46,10 +46,9 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Registered:
-    """Thermal pixels on the RGB grid.
+    """A thermal image and where it lies on the RGB grid.
 
-    pixels: (H, W), dtype of the input. Where no thermal pixel exists it repeats the nearest edge pixel, so
-        that no edge appears which the scene does not have.
+    source: (h, w), the thermal image. grid: where RGB's pixels lie on it; None where it is on the RGB grid already.
     mask: (H, W) bool, True where a real thermal pixel lies; None when every pixel is covered.
     weight: (H, W) float32 in 0..1, positive exactly where `mask` is True, rising to 1 over FEATHER_PX
         inwards; neither the frame of the RGB image itself nor occlusions are feathered. None when every pixel
@@ -58,10 +57,29 @@ class Registered:
     mask and weight are shared between frames and read-only.
     """
 
-    pixels: np.ndarray
-    mask: np.ndarray | None
-    weight: np.ndarray | None
-    valid_fraction: float
+    source: np.ndarray
+    grid: Grid | None = None
+    mask: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    valid_fraction: float = 1.0
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """(H, W), dtype of the source: resampled when it is first asked for, which is the time that registering takes.
+
+        Where no thermal pixel exists it repeats the nearest edge pixel, so that no edge appears which the scene does
+        not have. uint16 is interpolated in float and rounded to whole counts.
+        """
+        return self.sample(1)
+
+    def sample(self, step: int) -> np.ndarray:
+        """Every step-th row and column of `pixels`."""
+        if self.grid is None:
+            return self.source if step == 1 else self.source[::step, ::step]
+        maps = self.grid.map_xy, self.grid.map_fraction
+        if step > 1:
+            maps = (np.ascontiguousarray(each[::step, ::step]) for each in maps)
+        return cv2.remap(self.source, *maps, cv2.INTER_LINEAR)
 
 
 class Registration:
@@ -90,22 +108,20 @@ class Registration:
     def register(
         self, thermal_pixels: np.ndarray, rgb_size_px: Size, depth_m: np.ndarray | None = None
     ) -> Registered:
-        """Resample one thermal image onto the RGB grid, bilinear.
+        """One thermal image on the RGB grid, to be resampled bilinearly.
 
         thermal_pixels: (h, w) uint8, uint16 or float32. NaN spreads to the pixels interpolated from it.
         rgb_size_px: (width, height) of the RGB image.
         depth_m: of the RGB pixels; only registration by depth looks at it.
 
         Fixed-point maps place a sample to 1/64 px. cv2.remap rounds float maps to the same 1/32 px steps
-        (measured on OpenCV 4.14: identical output in all three dtypes), so one map serves all; uint16 is
-        interpolated in float and rounded to whole counts.
+        (measured on OpenCV 4.14: identical output in all three dtypes), so one map serves all.
         Raises RegistrationError for another shape or dtype, or for sizes that the calibration does not allow.
         """
         grid = self.grid(_thermal_size_px(thermal_pixels), rgb_size_px)
         if grid is None:
-            return Registered(thermal_pixels, mask=None, weight=None, valid_fraction=1.0)
-        pixels = cv2.remap(thermal_pixels, grid.map_xy, grid.map_fraction, cv2.INTER_LINEAR)
-        return Registered(pixels, grid.mask, grid.weight, grid.valid_fraction)
+            return Registered(thermal_pixels)
+        return Registered(thermal_pixels, grid, grid.mask, grid.weight, grid.valid_fraction)
 
 
 def identity() -> Registration:
@@ -395,7 +411,7 @@ class _DepthRegistration(Registration):
         weight = np.clip(inside_px * np.float32(view.rgb_px_per_thermal_px / FEATHER_PX), SMALLEST_WEIGHT, 1)
         weight[~mask] = 0
         pixels = cv2.remap(thermal_pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return Registered(pixels, mask, weight, float(mask.mean()))
+        return Registered(pixels, None, mask, weight, float(mask.mean()))
 
 
 def _depth_view(

@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 
 from fusionproxy_ros.checkpoint import ARCHITECTURE, Weights, read_weights
+from fusionproxy_ros.colour import add_luma
 
 CHANNELS_LAST = torch.channels_last
 STRIDE = 16  # pixels of the image per pixel of the coarsest features
@@ -135,10 +136,16 @@ class TorchStudent:
 
     @torch.inference_mode()
     def fuse(
-        self, luma: np.ndarray, thermal: np.ndarray, weight: np.ndarray | None = None, threads: int = 1
+        self,
+        luma: np.ndarray,
+        thermal: np.ndarray,
+        weight: np.ndarray | None = None,
+        threads: int = 1,
+        rgb: np.ndarray | None = None,
     ) -> np.ndarray:
         """As of NativeStudent. threads: process-wide."""
         torch.set_num_threads(threads)
         planes = [torch.from_numpy(plane)[None, None].float().div_(255) for plane in (luma, thermal)]
         trust = None if weight is None else torch.from_numpy(weight.copy())[None, None]
-        return self._student(*planes, trust)[0, 0].mul_(255).round_().byte().numpy()
+        fused = self._student(*planes, trust)[0, 0].mul_(255)
+        return fused.round_().byte().numpy() if rgb is None else add_luma(rgb, luma, fused.numpy())

@@ -5,7 +5,7 @@
  * layers: here nothing is allocated, reordered or converted at full resolution, and one team of threads works through
  * all layers.
  *
- * And the colour picture that its answer makes of RGB (colour.py).
+ * And the colour picture that its answer makes of RGB, by the formula of colour.py.
  *
  * Features lie as [row][column][channel], with a border of one zero pixel, channels padded by zeros to multiples of 8.
  * Every output is the sum of the same terms in the same order, whatever the number of threads.
@@ -20,6 +20,9 @@
 
 #define LANES 8
 #define SUMS 2 /* of a row: weight * thermal, weight */
+#define LIT 70 /* this and the next two as in colour.py */
+#define DARK 35
+#define RISE 50
 
 #define VECTOR_OF(n)                                          \
     typedef float vec##n __attribute__((vector_size(4 * n))); \
@@ -190,9 +193,37 @@ INLINE void NAME(widen)(const float *half, int columns, float *out) {
     out[2 * columns - 1] = half[columns - 1];
 }
 
-/* luma, thermal, fused: height x width bytes. weight: height x width in [0, 1], or NULL for 1 everywhere. */
+INLINE float NAME(cut)(float value, float most) {
+    value = value > 0 ? value : 0;
+    return value < most ? value : most;
+}
+
+/* A row of the colour picture that has the luma `fused`, in grey levels. */
+INLINE void NAME(paint)(const uint8_t *rgb, const uint8_t *luma, const float *fused, int width, uint8_t *restrict out) {
+    uint8_t plane[3][width], dark[width];
+    float kept[width], value[width];
+    for (int x = 0; x < width; x++)
+        plane[0][x] = rgb[3 * x], plane[1][x] = rgb[3 * x + 1], plane[2][x] = rgb[3 * x + 2];
+    for (int x = 0; x < width; x++) {
+        const uint8_t a = plane[0][x], b = plane[1][x], c = plane[2][x], more = a > b ? a : b, most = more > c ? more : c;
+        const uint8_t below = LIT - (most < LIT ? most : LIT);
+        dark[x] = below < LIT - DARK ? below : LIT - DARK;
+    }
+    /* A loop for each step, or compilers make branches of it. */
+    for (int x = 0; x < width; x++) kept[x] = NAME(cut)(fused[x] - luma[x], RISE);
+    for (int x = 0; x < width; x++) kept[x] = 1 - dark[x] * kept[x] * (1.0f / ((LIT - DARK) * RISE));
+    for (int c = 0; c < 3; c++) {
+        for (int x = 0; x < width; x++) value[x] = NAME(cut)(fused[x] + kept[x] * (plane[c][x] - luma[x]), 255);
+        for (int x = 0; x < width; x++) plane[c][x] = (uint8_t)(int)(value[x] + 0.5f);
+    }
+    for (int x = 0; x < width; x++)
+        out[3 * x] = plane[0][x], out[3 * x + 1] = plane[1][x], out[3 * x + 2] = plane[2][x];
+}
+
+/* luma, thermal: height x width bytes. weight: height x width in [0, 1], or NULL for 1 everywhere. rgb: NULL, then
+ * `fused` is the luma, height x width bytes; or height x width x 3 bytes, then so is `fused`, in colour. */
 void NAME(student_fuse)(const Student *s, const uint8_t *luma, const uint8_t *thermal, const float *weight,
-                        int height, int width, int threads, float *workspace, uint8_t *fused) {
+                        const uint8_t *rgb, int height, int width, int threads, float *workspace, uint8_t *fused) {
     const int high = multiple_of_16(height), wide = multiple_of_16(width), rows = high / 4, columns = wide / 4;
     const int n16 = s->enc16.outputs, half_columns = 2 * columns;
     const size_t plane = 4 * (size_t)rows * columns; /* of one coefficient, at half resolution */
@@ -292,7 +323,6 @@ void NAME(student_fuse)(const Student *s, const uint8_t *luma, const uint8_t *th
             }
             const size_t from = (size_t)r * width;
             const float *w = weight ? weight + from : NULL;
-            uint8_t *to = fused + from;
             NAME(sources)(luma + from, thermal + from, w, mean, width, width, y[0], t[0]);
             float *f = y[1];
             for (int x = 0; x < width; x++) {
@@ -303,40 +333,11 @@ void NAME(student_fuse)(const Student *s, const uint8_t *luma, const uint8_t *th
             }
             if (w)
                 for (int x = 0; x < width; x++) f[x] = y[0][x] + w[x] * (f[x] - y[0][x]);
-            for (int x = 0; x < width; x++) to[x] = (uint8_t)(int)rintf(f[x] * 255);
-        }
-    }
-}
-
-/* fused + kept (colour - luma) / 128, rounded. */
-INLINE uint8_t NAME(painted)(uint8_t colour, int16_t luma, int16_t fused, int16_t kept) {
-    const int16_t value = fused + (int16_t)((int16_t)((int16_t)(colour - luma) * kept + 64) >> 7);
-    return value < 0 ? 0 : value > 255 ? 255 : value;
-}
-
-/* A colour picture of luma `fused`. rgb, out: height x width x 3 bytes. kept: 256 x 256, by a pixel's brightest channel
- * and by how much its luma has gained. */
-void NAME(student_colour)(const uint8_t *rgb, const uint8_t *luma, const uint8_t *fused, const uint8_t *kept,
-                          int height, int width, int threads, uint8_t *out) {
-#pragma omp parallel num_threads(threads)
-    {
-        uint16_t place[width];
-        uint8_t share[width];
-#pragma omp for schedule(static)
-        for (int r = 0; r < height; r++) {
-            const size_t at = (size_t)r * width;
-            const uint8_t *y = luma + at, *f = fused + at, *from = rgb + 3 * at;
-            uint8_t *restrict to = out + 3 * at;
-            for (int x = 0; x < width; x++) {
-                const uint16_t a = from[3 * x], b = from[3 * x + 1], c = from[3 * x + 2], most = a > b ? a : b;
-                place[x] = (most > c ? most : c) << 8 | (f[x] > y[x] ? f[x] - y[x] : 0);
-            }
-            for (int x = 0; x < width; x++) share[x] = kept[place[x]];
-            for (int x = 0; x < width; x++) {
-                to[3 * x] = NAME(painted)(from[3 * x], y[x], f[x], share[x]);
-                to[3 * x + 1] = NAME(painted)(from[3 * x + 1], y[x], f[x], share[x]);
-                to[3 * x + 2] = NAME(painted)(from[3 * x + 2], y[x], f[x], share[x]);
-            }
+            for (int x = 0; x < width; x++) f[x] *= 255;
+            if (rgb)
+                NAME(paint)(rgb + 3 * from, luma + from, f, width, fused + 3 * from);
+            else
+                for (int x = 0; x < width; x++) fused[from + x] = (uint8_t)(int)rintf(f[x]);
         }
     }
 }

@@ -50,7 +50,7 @@ class Failing:
             def fail(*_):
                 raise self.error
 
-            fuser.fuse_luma = fail
+            fuser.finish = fail
         return {"": fuser}
 
 

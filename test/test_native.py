@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fusionproxy_ros import native
 from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
+from fusionproxy_ros.colour import add_luma
 from fusionproxy_ros.distill.data import to_grey_levels, to_tensor
 from fusionproxy_ros.native import NativeError, NativeStudent
 from fusionproxy_ros.student import Student, load_student, weights_of
@@ -42,9 +43,16 @@ def pictures(height, width, seed=0, weighted=False):
     return luma, thermal, weight if weighted else None
 
 
-def by_torch(student, luma, thermal, weight):
+def coloured(luma, seed=0):
+    """A picture in colour, much of it dark, whose luma it is nearly."""
+    tint = np.random.default_rng(seed).integers(-30, 31, (*luma.shape, 3))
+    return np.clip(luma[..., None] // 2 + tint, 0, 255).astype(np.uint8)
+
+
+def by_torch(student, luma, thermal, weight, rgb=None):
     trust = None if weight is None else torch.from_numpy(weight)[None, None]
-    return to_grey_levels(student(to_tensor(luma), to_tensor(thermal), trust)[0, 0].numpy())
+    fused = student(to_tensor(luma), to_tensor(thermal), trust)[0, 0].numpy()
+    return to_grey_levels(fused) if rgb is None else add_luma(rgb, luma, 255 * fused)
 
 
 def assert_alike(got, wanted):
@@ -80,6 +88,17 @@ def test_every_set_of_instructions_gives_the_picture_that_torch_gives(variant, w
     assert_alike(NativeStudent(WEIGHTS, variant).fuse(*given_), by_torch(SHIPPED, *given_))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("size", [(480, 640), (35, 37)])
+def test_every_set_of_instructions_paints_the_picture_that_numpy_paints(variant, weighted, size):
+    luma, thermal, weight = pictures(*size, weighted=weighted)
+    rgb = coloured(luma)
+    luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    got = NativeStudent(WEIGHTS, variant).fuse(luma, thermal, weight, 3, rgb)
+    assert_alike(got, by_torch(SHIPPED, luma, thermal, weight, rgb))
+
+
 def test_the_best_instructions_of_this_processor_are_chosen():
     cpu = set(Path("/proc/cpuinfo").read_text().split())
     best = [name for name, needs in NEEDS.items() if needs <= cpu][-1]
@@ -91,16 +110,18 @@ def test_the_best_instructions_of_this_processor_are_chosen():
 )
 def test_wider_vectors_change_no_bit():
     given_ = pictures(200, 333, weighted=True)
-    one, two = (NativeStudent(WEIGHTS, variant).fuse(*given_) for variant in ("avx2", "avx512"))
-    np.testing.assert_array_equal(one, two)
+    for rgb in (None, coloured(given_[0])):
+        one, two = (NativeStudent(WEIGHTS, variant).fuse(*given_, rgb=rgb) for variant in ("avx2", "avx512"))
+        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_picture_is_the_same_to_the_last_bit_whatever_the_number_of_threads(weighted):
     student, given_ = NativeStudent(WEIGHTS), pictures(480, 640, weighted=weighted)
-    alone = student.fuse(*given_, threads=1)
-    for threads in (2, 3, 7):
-        np.testing.assert_array_equal(student.fuse(*given_, threads=threads), alone)
+    for rgb in (None, coloured(given_[0])):
+        alone = student.fuse(*given_, threads=1, rgb=rgb)
+        for threads in (2, 3, 7):
+            np.testing.assert_array_equal(student.fuse(*given_, threads=threads, rgb=rgb), alone)
 
 
 def test_many_threads_may_call_one_student_with_pictures_of_several_sizes():
@@ -145,7 +166,13 @@ def test_views_are_read_as_they_look_and_stay_untouched():
 
 def test_planes_of_several_sizes_are_refused():
     luma, thermal, weight = pictures(64, 96, weighted=True)
-    for wrong in ((luma, thermal[:-1]), (luma, thermal, weight[:, 1:]), (luma[:0], thermal[:0])):
+    for wrong in (
+        (luma, thermal[:-1]),
+        (luma, thermal, weight[:, 1:]),
+        (luma[:0], thermal[:0]),
+        (luma, thermal, weight, 1, coloured(luma)[:, 1:]),
+        (luma, thermal, weight, 1, luma),
+    ):
         with pytest.raises(ValueError, match="give them one size"):
             NativeStudent(WEIGHTS).fuse(*wrong)
 
