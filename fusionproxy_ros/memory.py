@@ -13,8 +13,8 @@ def keep_freed_memory() -> None:
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # glibc's largest
         mallopt(M_TRIM_THRESHOLD, 512 << 20)
-        # What one thread frees another can have: threads that build grids come and go.
-        mallopt(M_ARENA_MAX, 2)
+        # One heap: what one thread frees another can have, and the ends of others are never given back.
+        mallopt(M_ARENA_MAX, 1)
 
 
 def give_back_freed_memory() -> None:

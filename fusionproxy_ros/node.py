@@ -108,7 +108,8 @@ class FusionNode(LifecycleNode):
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
             post_callback=lambda jump: self._worker and self._worker.reset(),
         )
-        tidy = partial(run_in_background, give_back_freed_memory)
+        # Urgent, since it holds the heap's lock: nobody may wait for what waits for a processor.
+        tidy = partial(run_in_background, give_back_freed_memory, urgent=True)
         tidying = self.create_timer(TIDY_PERIOD_S, tidy, clock=Clock(clock_type=ClockType.STEADY_TIME))
         timers = [partial(self.destroy_timer, each) for each in (timer, tidying)]
         self._configured += [*timers, jumps.unregister]

@@ -1,7 +1,8 @@
 """`fusionproxy soak`: faults, alone and in random pairs, against the real node over real DDS; the promises judged.
 
-Two processes are the cameras; they play one schedule of shots that is known before the clock starts. This process
-is the downstream. Every frame_id is unique, so that a frame is found again whatever a fault does to its stamp.
+Two processes are the cameras; they play one schedule of shots that is known before the clock starts. A third is the
+downstream: this one, which hurts the node and starts processes, would take its own pauses for gaps of the node's.
+Every frame_id is unique, so that a frame is found again whatever a fault does to its stamp.
 """
 
 import json
@@ -12,7 +13,7 @@ import re
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -172,6 +173,28 @@ def _render(calibration: Calibration, folder: Path) -> None:
         np.save(folder / f"{name}.npy", [getattr(scene, name)(i * PERIOD_NS / NS_PER_S) for i in bar])
 
 
+# --- the downstream -------------------------------------------------------------------------------------------
+
+
+def _listen(folder: Path, clock) -> None:
+    """A downstream's process: note every fused image and status, a line of JSON each. clock: as of `_play`."""
+    keep_freed_memory()
+    rclpy.init()
+    node, qos = rclpy.create_node("soak_downstream"), QoSProfile(depth=100)
+    with (folder / "downstream.log").open("w", buffering=1) as log:  # by lines: this process will be killed
+
+        def note(output: str, msg, *rest) -> None:
+            ns = time.monotonic_ns() - clock[0]
+            seen = ns, msg.header.frame_id, stamp_to_ns(msg.header.stamp), *rest
+            log.write(json.dumps([output, *seen]) + "\n")
+
+        node.create_subscription(Image, "fused/image", lambda m: note("image", m), qos)
+        node.create_subscription(
+            FusionStatus, "fused/status", lambda m: note("status", m, m.mode, m.reason), qos
+        )
+        rclpy.spin(node)
+
+
 # --- the judge ------------------------------------------------------------------------------------------------
 
 
@@ -319,7 +342,7 @@ def rss_growth(rss: list[int]) -> float | None:
 
 
 class Bench:
-    """The node under test, the cameras and the downstream; what the acts of faults take hold of.
+    """The node under test, the cameras and the downstream as processes; what the acts of faults take hold of.
 
     fusion, thermal: processes. node: of this process. problems: what acts found wrong, since the last look.
     """
@@ -328,16 +351,10 @@ class Bench:
         self._shots, self._sizes_px, self._parameters, self._folder = shots, sizes_px, parameters, folder
         self._clock, self._output = SPAWN.Array("q", 2), (folder / "node.log").open("w")
         self.problems: list[str] = []
-        self.images: list[Seen] = []
-        self.statuses: list[Seen] = []
         self.rss: list[int] = []  # bytes, once a second
         self.shared: list[int] = []  # of them, in the shared segments of the middleware, peers' among them
         self.node = rclpy.create_node("soak")
-        qos = QoSProfile(depth=100)
-        self.node.create_subscription(Image, "fused/image", lambda m: self._on(m, self.images), qos)
-        self.node.create_subscription(
-            FusionStatus, "fused/status", lambda m: self._on(m, self.statuses, m.mode, m.reason), qos
-        )
+        self._downstream = self._start(_listen, folder, self._clock)
         self.start_fusion()
         self.rgb = self._start_camera("rgb", *(["clock"] if parameters.get("use_sim_time") else []))
         self.start_thermal()
@@ -349,8 +366,10 @@ class Bench:
         self.thermal = self._start_camera("thermal")
 
     def _start_camera(self, *names: str):
-        arguments = names, self._shots, self._sizes_px, self._folder, self._clock
-        process = SPAWN.Process(target=_play, args=arguments, daemon=True)
+        return self._start(_play, names, self._shots, self._sizes_px, self._folder, self._clock)
+
+    def _start(self, work: Callable, *arguments):
+        process = SPAWN.Process(target=work, args=arguments, daemon=True)
         process.start()
         return process
 
@@ -373,8 +392,8 @@ class Bench:
     def end(self) -> bool:
         """End every process; whether the node was still alive."""
         alive = self.fusion.poll() is None
-        for camera in (self.rgb, self.thermal):
-            camera.kill()
+        for process in (self.rgb, self.thermal, self._downstream):
+            process.kill()
         demo.stop_process(self.fusion)
         self._output.close()
         self.node.destroy_node()
@@ -391,10 +410,6 @@ class Bench:
                 self.rss.append(int(kib["VmRSS"]) * 1024)
                 self.shared.append(int(kib["RssShmem"]) * 1024)
             time.sleep(1.0)
-
-    def _on(self, msg, seen: list[Seen], *rest) -> None:
-        ns = time.monotonic_ns() - self.begin_ns
-        seen.append(Seen(ns, msg.header.frame_id, stamp_to_ns(msg.header.stamp), *rest))
 
 
 def soak(
@@ -432,7 +447,7 @@ def soak(
         alive = bench.end()
         rclpy.try_shutdown()
     sent = {name: _sent(name, shots, bench.epoch_ns, folder) for name in ("rgb", "thermal")}
-    log = Log(sent["rgb"], sent["thermal"], bench.images, bench.statuses, problems)
+    log = Log(sent["rgb"], sent["thermal"], *_seen(folder), problems)
     known = {one.frame_id for one in log.rgb}
     return judge(slots, log, limits), {
         "alive": alive,
@@ -458,6 +473,15 @@ def _sent(camera: str, shots: list[Shot], epoch_ns: int, folder: Path) -> list[S
             stamp_ns = stamp_to_ns(header.stamp)
             sent.append(Sent(header.frame_id, stamp_ns, shot.slot, shot.at_ns, ns, shot.usable, shot.faulty))
     return sent
+
+
+def _seen(folder: Path) -> tuple[list[Seen], list[Seen]]:
+    """Images and statuses that the downstream noted."""
+    of = {"image": [], "status": []}
+    for line in (folder / "downstream.log").read_text().splitlines():
+        output, *seen = json.loads(line)
+        of[output].append(Seen(*seen))
+    return of["image"], of["status"]
 
 
 def run(minutes: float, seed: int, out: Path, size_px: tuple[int, int] = (640, 480)) -> dict:
