@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from fusionproxy_ros.checkpoint import Weights
-from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
+from fusionproxy_ros.frames import Calibration, Camera, Frame, Fused, FusionError, Mode, Pair
 from fusionproxy_ros.native import NativeError, NativeStudent, is_installed
 from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser, sample_step, to_uint8
-from fusionproxy_ros.registration import Registered, Registration, identity
+from fusionproxy_ros.registration import Registered, Registration, extrinsic, identity
 
 if TYPE_CHECKING:
     from fusionproxy_ros.student import TorchStudent
@@ -125,7 +125,9 @@ class Fuser:
         self._normaliser = Normaliser(normalisation)
 
     def warm_up(self, size_px: tuple[int, int] = (640, 480)) -> None:
-        """Pay for lazy initialisation before the first frame does."""
+        """Pay for lazy initialisation, of lookup grids too, before the first frame does."""
+        camera = Camera(32, 24, np.array([[32.0, 0, 16], [0, 32, 12], [0, 0, 1]]), d=np.full(5, 0.01))
+        extrinsic(Calibration(camera, camera, np.eye(3), np.ones(3)), 20.0).prepare((32, 24), (32, 24))
         dark = np.zeros(size_px[::-1], np.uint8)
         pair = Pair(Frame(0, "", np.dstack([dark] * 3), "rgb8"), Frame(0, "", dark, "mono8"), Mode.FUSED)
         for _ in range(3):

@@ -75,15 +75,6 @@ class AgcState:
     stamp_ns: int
 
 
-@dataclass(frozen=True, eq=False)
-class Normalised:
-    """pixels: (H, W) uint8, 0..255. low, high: counts that map to 0 and 255; both 0 while none are known."""
-
-    pixels: np.ndarray
-    low: float
-    high: float
-
-
 def sample_step(pixels: int) -> int:
     """The AGC looks at every step-th row and column of a frame of so many pixels."""
     return math.ceil(math.sqrt(pixels / MAX_SAMPLES))
@@ -162,13 +153,6 @@ class Normaliser:
         self.state = agc_step(previous, sample, mask, stamp_ns, self.config)
         self._epoch = epoch
         return (self.state.low, self.state.high) if self.state else (0.0, 0.0)
-
-    def normalise(self, pixels: np.ndarray, mask: np.ndarray | None, stamp_ns: int, epoch: int) -> Normalised:
-        """Grey levels of one whole thermal frame; all as of `follow`."""
-        step = sample_step(pixels.size)
-        seen = None if mask is None else mask[::step, ::step]
-        low, high = self.follow(pixels[::step, ::step], seen, stamp_ns, epoch)
-        return Normalised(to_uint8(pixels, low, high), low, high)
 
 
 def _measure(

@@ -38,7 +38,7 @@ from fusionproxy_ros.frames import (
 from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.health import Health
 from fusionproxy_ros.messages import MessageError
-from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser
+from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser, to_uint8
 from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.rig import AlignmentWatch, Rig
 from fusionproxy_ros.sync import NearestSync, SyncConfig
@@ -352,10 +352,10 @@ def test_the_largest_float_marks_pixels_without_a_temperature_and_does_not_stret
     marked = scene.copy()
     marked[:5], marked[5:10] = FLT_MAX, -FLT_MAX
     normaliser = Normaliser(NormalisationConfig())
-    seen = normaliser.normalise(np.full_like(scene, FLT_MAX), None, NS_PER_S, 0)  # nothing but marks
-    assert not seen.pixels.any()
-    seen = normaliser.normalise(marked, None, 2 * NS_PER_S, 0)
-    assert 285 < seen.low < seen.high < 315
+    nothing = np.full_like(scene, FLT_MAX)
+    assert not to_uint8(nothing, *normaliser.follow(nothing, None, NS_PER_S, 0)).any()
+    low, high = normaliser.follow(marked, None, 2 * NS_PER_S, 0)
+    assert 285 < low < high < 315
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from fusionproxy_ros.misalignment import (
     correlate,
     refine,
 )
-from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser
+from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser, to_uint8
 from fusionproxy_ros.registration import extrinsic
 from fusionproxy_ros.scene import NightRoad, default_calibration
 
@@ -327,7 +327,8 @@ def test_the_night_road_is_aligned_and_its_injected_drift_is_found():
     for i in range(19):
         t_s = i * PERIOD_S
         registered = registration.register(road.thermal(t_s), SIZE[::-1])
-        thermal = normaliser.normalise(registered.pixels, registered.mask, i, 0).pixels
+        thermal_range = normaliser.follow(registered.pixels, registered.mask, i, 0)
+        thermal = to_uint8(registered.pixels, *thermal_range)
         luma, mask = cv2.cvtColor(road.rgb(t_s), cv2.COLOR_RGB2GRAY), registered.mask
         if t_s >= step_s:
             thermal, mask = moved(thermal, shift_px), moved(mask.astype(np.uint8), shift_px).astype(bool)

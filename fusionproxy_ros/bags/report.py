@@ -270,7 +270,7 @@ def _thumbnail(pixels: np.ndarray | None, width_px: int, limit: int) -> bytes:
 
 def _stretched(pixels: np.ndarray) -> np.ndarray:
     """Counts of an unknown window as (H, W) uint8, as fuse-pairs shows a thermal image to the student."""
-    return Normaliser(NormalisationConfig()).normalise(pixels, None, 0, 0).pixels
+    return to_uint8(pixels, *Normaliser(NormalisationConfig()).follow(pixels, None, 0, 0))
 
 
 def _is_measurable(luma: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> bool:

@@ -34,7 +34,8 @@ LEARNING_RATE = 2e-3
 LIKELIHOOD_WEIGHT = 0.03
 URGENCY = 60.0  # of a warm pixel in the dark, over that of others: people are few pixels
 NEAR_PX = 7  # around what is warm is as urgent
-OFF_PX, WRONG_PX = 4, 16  # thermal so far off begins to be left out, is left out by day
+OFF_PX, WRONG_PX = 4, 16  # thermal so far off begins to count less by day, is wrong there
+LEFT_OUT = 0.5  # of what wrong thermal adds; a student that leaves out more does so with aligned thermal too
 PIXELS = Method("weighted")
 
 
@@ -55,8 +56,9 @@ def answers(elder: Student, examples: Sequence[Example], rng: np.random.Generato
 
 
 def misfit(luma: np.ndarray, off_px: float) -> np.ndarray:
-    """(H, W) in [0, 1], the share of luma in the answer where thermal is off: none in the dark, where RGB is blind."""
-    return np.float32(np.clip((off_px - OFF_PX) / (WRONG_PX - OFF_PX), 0, 1)) * (1 - darkness(luma))
+    """(H, W), the share of luma in the answer where thermal is off; 0 in the dark, where RGB is blind."""
+    wrong = np.clip((off_px - OFF_PX) / (WRONG_PX - OFF_PX), 0, 1)
+    return np.float32(LEFT_OUT * wrong) * (1 - darkness(luma))
 
 
 def urgent(near_warm: Tensor) -> Tensor:
