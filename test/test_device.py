@@ -15,6 +15,7 @@ import torch
 from fusionproxy_ros import device, registration
 from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
 from fusionproxy_ros.device import DeviceFuser
+from fusionproxy_ros.distill.data import find_pairs, load, split
 from fusionproxy_ros.frames import Frame, Mode, Pair
 from fusionproxy_ros.fuser import Fuser, luma_of
 from fusionproxy_ros.normalisation import NormalisationConfig
@@ -93,6 +94,18 @@ def test_noise_that_saturates_channels_is_within_one_grey_level_too(student, on_
     expected, got = both(on_cpu, DeviceFuser(student, CPU), pair, registration.identity())
     assert cv2.absdiff(expected, got).max() <= 1
     assert {0, 255} <= set(expected.ravel())
+
+
+def test_real_pairs_are_fused_within_one_grey_level(student, shared_data):
+    on_cpu, on_device = (Fuser(weights_of(student), NormalisationConfig(), "cpu", 1) for _ in range(2))
+    on_device._gpu, differing = DeviceFuser(student, CPU), []
+    for example in map(load, split(find_pairs(shared_data / "pairs"))[1]):
+        frames = Frame(1, "", example.bgr, "bgr8"), Frame(1, "", example.thermal, "mono8")
+        pair = Pair(*frames, Mode.FUSED)
+        expected, got = (fuser.fuse(pair, registration.identity()).pixels for fuser in (on_cpu, on_device))
+        assert cv2.absdiff(expected, got).max() <= 1, example.file
+        differing.append((expected != got).mean())
+    print(f"{np.mean(differing):.2%} of the values of {len(differing)} pairs differ, by one")
 
 
 @pytest.mark.parametrize("mode", ["auto", "fixed"])
