@@ -176,14 +176,12 @@ def test_crops_are_of_each_set_in_turn_and_of_seed_and_index_alone(pair_folder, 
     crops = [ensemble.crop_under_conditions(examples, index, 0) for index in range(12)]
     assert [name.partition("-")[0] for name, *_ in crops] == ["m3svd", "msrs"] * 6
     assert len({name for name, *_ in crops}) > 6
-    for name, luma, thermal, _ in crops:
+    for name, luma, thermal in crops:
         assert luma.shape == thermal.shape == (CROP_PX, CROP_PX) and luma.dtype == thermal.dtype == np.uint8
         assert any(name == f"{example.file.set}-{example.file.id}" for example in examples)
     for index, crop in enumerate(crops):
         again = ensemble.crop_under_conditions(examples, index, 0)
-        assert crop[0] == again[0] and all(
-            np.array_equal(a, b) for a, b in zip(crop[1:], again[1:], strict=True)
-        )
+        assert crop[0] == again[0] and all((a == b).all() for a, b in zip(crop[1:], again[1:], strict=True))
     other = ensemble.crop_under_conditions(examples, 0, 1)
     assert other[0] != crops[0][0] or (other[1] != crops[0][1]).any()
 

@@ -10,7 +10,6 @@ import torch
 from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
 from fusionproxy_ros.distill import night
 from fusionproxy_ros.distill.data import find_pairs, load
-from fusionproxy_ros.distill.ensemble import Ensemble
 from fusionproxy_ros.distill.metrics import RANKED
 from fusionproxy_ros.distill.tensors import TensorFileError, read_tensors
 from fusionproxy_ros.student import load_student
@@ -33,23 +32,6 @@ def test_what_is_urgent_weighs_more_and_a_picture_without_it_is_weighed_evenly()
     torch.testing.assert_close(weight.mean((2, 3)), torch.ones(2, 1))
     assert weight[0, 0, 0, 0] == pytest.approx((1 + night.URGENCY) * weight[0, 0, 7, 7].item())
     assert (weight[1] == 1).all()
-
-
-@pytest.mark.parametrize(("off_px", "wrong"), [(0, 0), (4, 0), (10, 0.5), (16, 1), (40, 1)])
-def test_the_further_thermal_is_off_the_less_of_it_is_asked_for_but_in_the_dark(monkeypatch, off_px, wrong):
-    asked = []
-    for light in (0.5, 0.05):
-        luma, thermal = scene(light)
-        planes = [torch.from_numpy(np.rint(255 * plane).astype(np.uint8)) for plane in (luma, thermal)]
-        answer = Ensemble("a", *planes, torch.from_numpy(0.5 * luma + 0.5 * thermal), torch.zeros(SIZE))
-        monkeypatch.setattr(night, "answered_by", lambda *_, answer=answer: [(answer, off_px)])
-        (changed,) = night.answers(None, [], None)
-        asked.append(
-            (changed.mean.numpy(), planes[0].numpy() / np.float32(255), answer.mean.numpy(), thermal)
-        )
-    (by_day, luma, aligned, _), (at_night, _, _, thermal) = asked
-    np.testing.assert_allclose(by_day, aligned + night.LEFT_OUT * wrong * (luma - aligned), atol=1e-5)
-    assert at_night[120, 157] == pytest.approx(thermal[120, 157], abs=0.03)
 
 
 @pytest.fixture

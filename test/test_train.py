@@ -347,9 +347,7 @@ def test_drawing_leaves_the_ensembles_alone(ensembles):
 def test_an_elder_student_answers_crops_that_no_teacher_has_seen(folder):
     elder = load_student(DEFAULT_STUDENT)
     examples = [load(pair) for pair in find_pairs(folder.parent / "pairs")]
-    fresh, other, again = (
-        [e for e, _ in answered_by(elder, examples, np.random.default_rng(seed))] for seed in (0, 1, 0)
-    )
+    fresh, other, again = (answered_by(elder, examples, np.random.default_rng(seed)) for seed in (0, 1, 0))
     assert len(fresh) == train.BATCH
     for one, same in zip(fresh, again, strict=True):
         luma, thermal = (plane[None, None].float() / 255 for plane in (one.luma, one.thermal))

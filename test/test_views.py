@@ -64,7 +64,7 @@ def test_views_are_pictures_of_the_same_size_and_of_the_generator_alone(seed, si
     for view in pair:
         assert_image(view, size)
     again = two_views(image, np.random.default_rng(seed))
-    assert all(np.array_equal(one, other) for one, other in zip(pair, again, strict=True))
+    assert all((one == other).all() for one, other in zip(pair, again, strict=True))
 
 
 @pytest.mark.parametrize("level", (0.0, 1.0))
@@ -115,10 +115,10 @@ def test_bad_conditions_keep_size_and_range_and_come_from_the_generator_alone(se
     sources = picture(size, seed), picture(size, seed + 1)
     before = [source.copy() for source in sources]
     pair = bad_conditions(*sources, np.random.default_rng(seed))
-    for image in pair[:2]:
+    for image in pair:
         assert_image(image, size)
     again = bad_conditions(*sources, np.random.default_rng(seed))
-    assert all(np.array_equal(one, other) for one, other in zip(pair, again, strict=True))
+    assert all((one == other).all() for one, other in zip(pair, again, strict=True))
     assert all((one == other).all() for one, other in zip(sources, before, strict=True))
 
 
@@ -129,15 +129,11 @@ def test_bad_conditions_are_of_many_kinds():
     thermal[30:34, 30:34] = 1
     kinds, still, contrasts = set(), 0, []
     for seed in range(120):
-        seen, warm, off_px = bad_conditions(luma, thermal, np.random.default_rng(seed))
+        seen, warm = bad_conditions(luma, thermal, np.random.default_rng(seed))
         change = seen - luma
         assert (change <= 1e-6).all() or (change >= -1e-6).all()
         kinds.add(int(np.sign(change[np.abs(change).argmax() // 64, np.abs(change).argmax() % 64])))
-        still += off_px == 0
-        at = np.argwhere(warm > (warm.min() + warm.max()) / 2)
-        if 0 < off_px < 25 and len(at) > 8:  # a whole square, turned about the middle
-            assert np.hypot(*(at.mean(0) - 31.5)) == pytest.approx(off_px, abs=0.8)
-        assert (off_px == 0) == (len(at) == 16 and (at.min(0) == 30).all())
+        still += (warm.argmax() // 64, warm.argmax() % 64) == (30, 30)
         contrasts.append(np.ptp(warm))
     assert kinds == {-1, 0, 1}
     assert 40 < still < 115

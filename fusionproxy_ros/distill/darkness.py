@@ -13,15 +13,6 @@ WARM, WARMER = 10 / 255, 40 / 255  # thermal above its surroundings: warm begins
 DETAIL = 0.5  # of RGB's detail that stays on what is warm
 
 
-def blurred(image: np.ndarray, deviation_px: float) -> np.ndarray:
-    return cv2.GaussianBlur(image, (0, 0), deviation_px)
-
-
-def darkness(luma: np.ndarray) -> np.ndarray:
-    """(H, W) from 0, where luma's surroundings are lit, to 1; the `dark` of `at_night`."""
-    return np.clip((DARK - blurred(luma, SURROUNDINGS_PX)) / (DARK - DARKER), 0, 1)
-
-
 def at_night(luma: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What `fused` becomes in the dark, and where that is because of warmth; all (H, W) float32 in [0, 1].
 
@@ -34,7 +25,11 @@ def at_night(luma: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> tuple[
 
     So a lit place stays as it is, the dark becomes RGB's, and what is warm in it thermal's, with RGB's detail on top.
     """
-    dark = darkness(luma)
+
+    def blurred(image, deviation_px):
+        return cv2.GaussianBlur(image, (0, 0), deviation_px)
+
+    dark = np.clip((DARK - blurred(luma, SURROUNDINGS_PX)) / (DARK - DARKER), 0, 1)
     above = thermal - blurred(thermal, SURROUNDINGS_PX)
     warm = dark * np.clip((above - WARM) / (WARMER - WARM), 0, 1)
     calm = fused + dark * (luma - fused)

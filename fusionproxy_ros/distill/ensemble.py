@@ -142,17 +142,14 @@ def summarise(
 
 def crop_under_conditions(
     examples: Sequence[Example], index: int, seed: int
-) -> tuple[str, np.ndarray, np.ndarray, float]:
-    """The index-th training crop: id; luma and thermal, (CROP_PX, CROP_PX) uint8; and how far thermal is off in pixels.
-
-    Each set is drawn equally often.
-    """
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """The index-th training crop: (id, luma, thermal), (CROP_PX, CROP_PX) uint8. Each set is drawn equally often."""
     rng = np.random.default_rng((seed, index))
     sets = sorted({example.file.set for example in examples})
     members = [example for example in examples if example.file.set == sets[index % len(sets)]]
     example = members[rng.integers(len(members))]
-    luma, thermal, off_px = bad_conditions(*random_crop(example, CROP_PX, LARGEST_CROP, rng), rng)
-    return f"{example.file.set}-{example.file.id}", to_grey_levels(luma), to_grey_levels(thermal), off_px
+    luma, thermal = bad_conditions(*random_crop(example, CROP_PX, LARGEST_CROP, rng), rng)
+    return f"{example.file.set}-{example.file.id}", to_grey_levels(luma), to_grey_levels(thermal)
 
 
 def imported_samples(folder: Path, example: Example) -> np.ndarray:
@@ -193,8 +190,7 @@ def crops(asker: Asker, training: Sequence[PairFile], count: int, seed: int) -> 
     examples = [load(pair) for pair in tqdm(training, "decode", unit="pair")]
 
     def make(index: int) -> Ensemble:
-        id, luma, thermal, _ = crop_under_conditions(examples, index, seed)
-        return asker.ask(f"{index:05d}", id, luma, thermal)
+        return asker.ask(f"{index:05d}", *crop_under_conditions(examples, index, seed))
 
     for index in range(count):
         yield f"{index:05d}", partial(make, index)

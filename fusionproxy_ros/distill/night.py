@@ -1,12 +1,10 @@
-"""The last lesson of a student: what is warm in the dark counts most, and misaligned thermal little by day.
+"""The last lesson of a student: what is warm in the dark counts most.
 
     python -m fusionproxy_ros.distill.night --student out/elder/8-24-48.safetensors --out out/night.safetensors
 
-The teacher shows the dark so (darkness.py), but what is warm in the dark is few pixels, and a student that learned to
-please everywhere does not learn it well. So a trained one goes on, from its own answers to fresh crops, changed by
-`at_night`, with those pixels weighing more. And no teacher knows how far thermal is off, which doubles edges; these
-crops do: where RGB sees for itself, the further thermal is off the less of it is asked for. Aligned and by day nothing
-is asked of the student but what it does. Killed, it goes on where it was.
+The teacher shows it so (darkness.py), but what is warm in the dark is few pixels, and a student that learned to please
+everywhere does not learn it well. So a trained one goes on, from its own answers to fresh crops, changed by `at_night`,
+with those pixels weighing more. By day nothing is asked of it but what it does. Killed, it goes on where it was.
 """
 
 import argparse
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fusionproxy_ros.distill.darkness import at_night, darkness
+from fusionproxy_ros.distill.darkness import at_night
 from fusionproxy_ros.distill.data import DATA, Example, find_pairs, load, split
 from fusionproxy_ros.distill.ensemble import Ensemble
 from fusionproxy_ros.distill.loop import fit, process_here
@@ -34,31 +32,22 @@ LEARNING_RATE = 2e-3
 LIKELIHOOD_WEIGHT = 0.03
 URGENCY = 60.0  # of a warm pixel in the dark, over that of others: people are few pixels
 NEAR_PX = 7  # around what is warm is as urgent
-OFF_PX, WRONG_PX = 4, 16  # thermal so far off begins to count less by day, is wrong there
-LEFT_OUT = 0.5  # of what wrong thermal adds; a student that leaves out more does so with aligned thermal too
 PIXELS = Method("weighted")
 
 
 def answers(elder: Student, examples: Sequence[Example], rng: np.random.Generator) -> list[Ensemble]:
-    """A batch of fresh crops, and the elder's answers to them, at night and misaligned as they should be.
+    """A batch of fresh crops, and the elder's answers to them, at night as they should be.
 
     `variance`: near what is warm 1, for `urgent`; the elder's answers have none.
     """
 
-    def changed(e: Ensemble, off_px: float) -> Ensemble:
-        luma, thermal = (plane.numpy().astype(np.float32) / 255 for plane in (e.luma, e.thermal))
-        mean, warm = at_night(luma, thermal, e.mean.numpy())
-        mean += misfit(luma, off_px) * (luma - mean)
+    def changed(e: Ensemble) -> Ensemble:
+        planes = (plane.numpy().astype(np.float32) / 255 for plane in (e.luma, e.thermal))
+        mean, warm = at_night(*planes, e.mean.numpy())
         near = cv2.dilate(warm, np.ones((NEAR_PX, NEAR_PX)))
         return replace(e, mean=torch.from_numpy(mean), variance=torch.from_numpy(near))
 
-    return [changed(*answer) for answer in answered_by(elder, examples, rng)]
-
-
-def misfit(luma: np.ndarray, off_px: float) -> np.ndarray:
-    """(H, W), the share of luma in the answer where thermal is off; 0 in the dark, where RGB is blind."""
-    wrong = np.clip((off_px - OFF_PX) / (WRONG_PX - OFF_PX), 0, 1)
-    return np.float32(LEFT_OUT * wrong) * (1 - darkness(luma))
+    return [changed(e) for e in answered_by(elder, examples, rng)]
 
 
 def urgent(near_warm: Tensor) -> Tensor:

@@ -93,19 +93,13 @@ def choose(ensembles: Sequence[Ensemble], rng: np.random.Generator) -> list[Ense
 
 
 @torch.inference_mode()
-def answered_by(
-    elder: Student, examples: Sequence[Example], rng: np.random.Generator
-) -> list[tuple[Ensemble, float]]:
-    """BATCH fresh crops under bad conditions, and the elder student's answers: as of samples that all agree.
-
-    With each, how far thermal is off, in pixels.
-    """
+def answered_by(elder: Student, examples: Sequence[Example], rng: np.random.Generator) -> list[Ensemble]:
+    """BATCH fresh crops under bad conditions, and the elder student's answers: as of samples that all agree."""
     result = []
     for index in rng.integers(0, 2**31, BATCH):
-        id, luma, thermal, off_px = crop_under_conditions(examples, int(index), int(rng.integers(2**31)))
+        id, luma, thermal = crop_under_conditions(examples, int(index), int(rng.integers(2**31)))
         fused = elder(to_tensor(luma), to_tensor(thermal))[0, 0]
-        planes = map(torch.from_numpy, (luma, thermal))
-        result.append((Ensemble(id, *planes, fused, torch.zeros_like(fused)), off_px))
+        result.append(Ensemble(id, *map(torch.from_numpy, (luma, thermal)), fused, torch.zeros_like(fused)))
     return result
 
 
@@ -209,7 +203,7 @@ def train(
 
     def loss_of(student: nn.Module, rng: np.random.Generator, device: torch.device) -> Tensor:
         by_elder = elder is not None and rng.random() < ELDER_SHARE
-        chosen = [e for e, _ in answered_by(elder, examples, rng)] if by_elder else choose(ensembles, rng)
+        chosen = answered_by(elder, examples, rng) if by_elder else choose(ensembles, rng)
         return loss_of_batch(student, batch_of(chosen, rng).to(device), METHODS[method], frozen)
 
     torch.manual_seed(seed)

@@ -70,10 +70,9 @@ def _blobs(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
 
 def bad_conditions(
     luma: np.ndarray, thermal: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, float]:
+) -> tuple[np.ndarray, np.ndarray]:
     """A pair as it might have been taken: at night, in fog, in glare; another gain of thermal; misaligned.
 
-    The last value is how far thermal was shifted, in pixels; it was turned too, but where it is 0.
     Noise is not added: these pairs are for the teacher too, whose answer is to be clean.
     """
     weather = rng.choice(4, p=[0.55, 0.2, 0.15, 0.1])
@@ -89,12 +88,11 @@ def bad_conditions(
         luma = 1 - (1 - luma) * (1 - np.exp(-distance2 / (2 * (rng.uniform(0.08, 0.3) * len(luma)) ** 2)))
     gain = rng.uniform(0.6, 1)
     thermal = thermal * gain + rng.uniform(0, 1 - gain)
-    off_px = 0.0
     if rng.random() < 0.35:
-        turn_deg = rng.uniform(-MAX_TURN_DEG, MAX_TURN_DEG)
-        shift_px = rng.uniform(-MAX_SHIFT_PX, MAX_SHIFT_PX, 2)
-        thermal, off_px = moved(thermal, turn_deg, shift_px), float(np.hypot(*shift_px))
-    return luma.clip(0, 1).astype(np.float32), thermal.clip(0, 1).astype(np.float32), off_px
+        thermal = moved(
+            thermal, rng.uniform(-MAX_TURN_DEG, MAX_TURN_DEG), rng.uniform(-MAX_SHIFT_PX, MAX_SHIFT_PX, 2)
+        )
+    return luma.clip(0, 1).astype(np.float32), thermal.clip(0, 1).astype(np.float32)
 
 
 def moved(image: np.ndarray, turn_deg: float, shift_px: Sequence[float]) -> np.ndarray:
