@@ -20,11 +20,8 @@ from fusionproxy_ros.registration import Grid, Registered
 from fusionproxy_ros.student import Student
 
 MAX_PLACES = 2  # sizes seldom change in mid-stream
-SIGNED = {
-    "uint8": torch.uint8,
-    "uint16": torch.int16,
-    "float32": torch.float32,
-}  # torch's dtype of the same bits
+# torch's dtype of the same bits
+SIGNED = {"uint8": torch.uint8, "uint16": torch.int16, "float32": torch.float32}
 STEPS = 32  # to a pixel, of OpenCV's fixed-point maps
 WARM_UPS = 3  # before a capture, during which libraries may not initialise themselves
 # cv2's fixed-point BT.601. Their products with 8 bits, and the sums of those, are exact in float32.
@@ -84,22 +81,23 @@ class _Place:
         dtype: np.dtype,
         aligned: bool,
     ):
-        self._student, self._shape = student, shape
+        self._student = student
         pixels, pinned = shape[0] * shape[1], device.type == "cuda"
+        thermal_size = thermal_shape[0] * thermal_shape[1]
         # The range and its scale, thermal, RGB; each at a multiple of four bytes.
-        thermal_at, thermal_size = 12, thermal_shape[0] * thermal_shape[1]
-        thermal_end = thermal_at + -(-thermal_size * dtype.itemsize // 4) * 4
-        self._sent = torch.zeros(thermal_end + 3 * pixels, dtype=torch.uint8, pin_memory=pinned)
+        bytes_of = 12, -(-thermal_size * dtype.itemsize // 4) * 4, 3 * pixels
+
+        def parts(buffer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            thermal_range, thermal, rgb = buffer.split(bytes_of)
+            thermal = thermal.view(SIGNED[dtype.name])[:thermal_size].view(thermal_shape)
+            return thermal_range.view(torch.float32), thermal, rgb.view(*shape, 3)
+
+        self._sent = torch.zeros(sum(bytes_of), dtype=torch.uint8, pin_memory=pinned)
         self._answer = torch.zeros(4 * pixels, dtype=torch.uint8, pin_memory=pinned)
         self._received, self._made = (host.to(device, copy=True) for host in (self._sent, self._answer))
-        sent, received = self._sent.numpy(), self._received
-        self._to_range = sent[:thermal_at].view(np.float32)
-        self._to_thermal = sent[thermal_at:thermal_end].view(dtype)[:thermal_size].reshape(thermal_shape)
-        self._to_rgb = sent[thermal_end:].reshape(*shape, 3)
-        self._range = received[:thermal_at].view(torch.float32)
-        counts = received[thermal_at:thermal_end].view(SIGNED[dtype.name])[:thermal_size]
-        self._counts = counts.view(thermal_shape)
-        self._rgb = received[thermal_end:].view(*shape, 3)
+        self._to_range, to_thermal, self._to_rgb = (part.numpy() for part in parts(self._sent))
+        self._to_thermal = to_thermal.view(dtype)
+        self._range, self._counts, self._rgb = parts(self._received)
         fused, grey = self._made.split([3 * pixels, pixels])
         self._fused, self._grey = fused.view(*shape, 3), grey.view(shape)
         self._encoding, self._luma_of = "rgb8", LUMA_OF_RGB.to(device, copy=True)
@@ -137,7 +135,7 @@ class _Place:
             self._run()
         self._answer.copy_(self._made)  # waits for the device
         fused, grey = np.split(self._answer.numpy().copy(), [self._fused.numel()])
-        return fused.reshape(*self._shape, 3), grey.reshape(self._shape)
+        return fused.reshape(self._fused.shape), grey.reshape(self._grey.shape)
 
     def _registered(self) -> Tensor:
         """Registered.pixels, (H, W) float32: what cv2.remap makes, to the last bit of whole counts."""

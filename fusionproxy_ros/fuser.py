@@ -1,6 +1,7 @@
 """Composes registration, normalisation and student on one device: Pair in, Fused out."""
 
 import ctypes
+import math
 import sys
 import time
 import warnings
@@ -12,10 +13,10 @@ import cv2
 import numpy as np
 
 from fusionproxy_ros.checkpoint import Weights
-from fusionproxy_ros.frames import Calibration, Camera, Frame, Fused, FusionError, Mode, Pair
+from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
 from fusionproxy_ros.native import NativeError, NativeStudent, is_installed
 from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser, sample_step, to_uint8
-from fusionproxy_ros.registration import Registered, Registration, extrinsic, identity
+from fusionproxy_ros.registration import Registered, Registration, identity
 
 if TYPE_CHECKING:
     from fusionproxy_ros.student import TorchStudent
@@ -125,9 +126,7 @@ class Fuser:
         self._normaliser = Normaliser(normalisation)
 
     def warm_up(self, size_px: tuple[int, int] = (640, 480)) -> None:
-        """Pay for lazy initialisation, of lookup grids too, before the first frame does."""
-        camera = Camera(32, 24, np.array([[32.0, 0, 16], [0, 32, 12], [0, 0, 1]]), d=np.full(5, 0.01))
-        extrinsic(Calibration(camera, camera, np.eye(3), np.ones(3)), 20.0).prepare((32, 24), (32, 24))
+        """Pay for lazy initialisation before the first frame does."""
         dark = np.zeros(size_px[::-1], np.uint8)
         pair = Pair(Frame(0, "", np.dstack([dark] * 3), "rgb8"), Frame(0, "", dark, "mono8"), Mode.FUSED)
         for _ in range(3):
@@ -151,7 +150,7 @@ class Fuser:
             return Prepared(
                 replace(pair, reason="the thermal camera sees nothing of the RGB picture: calibrate")
             )
-        step = sample_step(pair.rgb.pixels[..., 0].size)
+        step = sample_step(math.prod(pair.rgb.size_px))
         sample = registered.sample(step) if self._gpu else registered.pixels[::step, ::step]
         registered_ns = time.monotonic_ns()
         seen = None if registered.mask is None else registered.mask[::step, ::step]

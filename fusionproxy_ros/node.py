@@ -10,7 +10,7 @@ from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
-from fusionproxy_ros import declared
+from fusionproxy_ros import declared, registration
 from fusionproxy_ros.cameras import CameraPair
 from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, Weights, read_weights
 from fusionproxy_ros.frames import FusionError
@@ -88,6 +88,7 @@ class FusionNode(LifecycleNode):
         parameters = {name: settings.of(name) for name in settings.cameras}
         for p in parameters.values():
             make_sync(p.sync_policy, p.sync_config())  # says now what it would say at activation
+        registration.warm_up()
         first = parameters[settings.cameras[0]]
         student = read_weights(first.student_path or DEFAULT_STUDENT)
         build = partial(_build_fusers, parameters, student, self.get_logger().warning)

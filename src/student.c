@@ -327,9 +327,7 @@ void NAME(student_fuse)(const Student *s, const uint8_t *luma, const uint8_t *th
             float *f = y[1];
             for (int x = 0; x < width; x++) {
                 const float larger = y[0][x] > t[0][x] ? y[0][x] : t[0][x];
-                float value = abmc[3][x] + abmc[0][x] * y[0][x] + abmc[1][x] * t[0][x] + abmc[2][x] * larger;
-                value = value > 0 ? value : 0;
-                f[x] = value < 1 ? value : 1;
+                f[x] = NAME(cut)(abmc[3][x] + abmc[0][x] * y[0][x] + abmc[1][x] * t[0][x] + abmc[2][x] * larger, 1);
             }
             if (w)
                 for (int x = 0; x < width; x++) f[x] = y[0][x] + w[x] * (f[x] - y[0][x]);

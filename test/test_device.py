@@ -111,13 +111,13 @@ def test_real_pairs_are_fused_within_one_grey_level(student, shared_data):
 @pytest.mark.parametrize("mode", ["auto", "fixed"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_thermal_is_the_cpu_path_s_to_the_last_bit(student, dtype, mode):
-    rgb = inputs((97, 131))[0]
+    rgb = inputs((320, 240))[0]  # so large that the AGC looks at a sample
     counts = np.random.default_rng(0).integers(0, 256 if dtype == np.uint8 else 2**16, (60, 81)).astype(dtype)
     if dtype == np.float32:
         counts = 250 + counts / 1000
         counts[20:30, 20:30], counts[40:50, 5:9] = np.nan, np.inf
     aligned = cv2.resize(counts, rgb.size_px, interpolation=cv2.INTER_NEAREST)
-    warped = registration.homography(np.array([[1.3, 0.1, -9], [0.05, 1.9, 4], [0, 1e-4, 1]]))
+    warped = registration.homography(np.array([[3.9, 0.3, -27], [0.15, 3.8, 8], [0, 1e-4, 1]]))
     config = NormalisationConfig(mode, low=20, high=220)
     on_cpu, on_device = (Fuser(weights_of(student), config, "cpu", 1) for _ in range(2))
     on_device._gpu = DeviceFuser(student, CPU)
@@ -126,6 +126,13 @@ def test_thermal_is_the_cpu_path_s_to_the_last_bit(student, dtype, mode):
         wanted, got = (fuser.fuse(pair, register) for fuser in (on_cpu, on_device))
         assert got.thermal_range == wanted.thermal_range
         np.testing.assert_array_equal(got.thermal, wanted.thermal)
+
+
+def test_a_student_that_answers_with_nan_breaks_nothing_but_its_picture(student):
+    broken = copy.deepcopy(student)
+    broken.head.bias.data[:] = float("nan")
+    rgb, *thermal = inputs()
+    assert DeviceFuser(broken, CPU).fuse(rgb, *thermal)[0].shape == rgb.pixels.shape
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])

@@ -25,7 +25,13 @@ from fusionproxy_ros.distill.tables import Means, mean_scores, scores
 from fusionproxy_ros.frames import MODES, NS_PER_S, Frame, FusionError, Mode
 from fusionproxy_ros.fuser import luma_of
 from fusionproxy_ros.messages import bgr_of
-from fusionproxy_ros.normalisation import SMALLEST_SPAN, NormalisationConfig, Normaliser, to_uint8
+from fusionproxy_ros.normalisation import (
+    SMALLEST_SPAN,
+    NormalisationConfig,
+    Normaliser,
+    sample_step,
+    to_uint8,
+)
 
 SHOTS = 12  # in the contact sheet, and frames that are measured
 SHOTS_OF_SEVERAL = 4  # where the page has several recordings
@@ -270,7 +276,8 @@ def _thumbnail(pixels: np.ndarray | None, width_px: int, limit: int) -> bytes:
 
 def _stretched(pixels: np.ndarray) -> np.ndarray:
     """Counts of an unknown window as (H, W) uint8, as fuse-pairs shows a thermal image to the student."""
-    return to_uint8(pixels, *Normaliser(NormalisationConfig()).follow(pixels, None, 0, 0))
+    step = sample_step(pixels.size)
+    return to_uint8(pixels, *Normaliser(NormalisationConfig()).follow(pixels[::step, ::step], None, 0, 0))
 
 
 def _is_measurable(luma: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> bool:
