@@ -3,6 +3,8 @@
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # <malloc.h>
+LIBC = ctypes.CDLL(None)
+PR_SET_THP_DISABLE = 41  # <linux/prctl.h>
 
 
 def keep_freed_memory() -> None:
@@ -10,11 +12,14 @@ def keep_freed_memory() -> None:
 
     For the whole process, once at its start. Does nothing where the C library is not glibc.
     """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+    if mallopt := getattr(LIBC, "mallopt", None):
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # glibc's largest
         mallopt(M_TRIM_THRESHOLD, 512 << 20)
         # One heap: what one thread frees another can have, and the ends of others are never given back.
         mallopt(M_ARENA_MAX, 1)
+        # numpy asks for huge pages under large arrays, and that part of the heap keeps them: whatever little is put
+        # there later, once it was given back, brings 2 MB.
+        LIBC.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 
 def give_back_freed_memory() -> None:
@@ -22,5 +27,5 @@ def give_back_freed_memory() -> None:
 
     Takes a millisecond or two, and as much from the next frame: for now and then.
     """
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+    if trim := getattr(LIBC, "malloc_trim", None):
         trim(0)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-CODE = """
+START = """
 import numpy as np
 from fusionproxy_ros.memory import give_back_freed_memory, keep_freed_memory
 
@@ -13,6 +13,8 @@ def resident_mb():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
 
 keep_freed_memory()
+"""
+IMAGES = """
 before = resident_mb()
 images = [np.ones((480, 640, 3), np.uint8) for _ in range(200)]
 last = np.ones(1000)  # holds the heap's end
@@ -22,12 +24,30 @@ freed = resident_mb()
 give_back_freed_memory()
 print(before, full, freed, resident_mb())
 """
+REUSED = """
+large = [np.ones(8 << 20, np.uint8) for _ in range(8)]
+last = np.ones(1000)
+del large
+give_back_freed_memory()
+images = [np.ones((480, 640, 3), np.uint8) for _ in range(40)]
+print(open("/proc/self/smaps_rollup").read().split("AnonHugePages:")[1].split()[0])
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def printed(code):
+    """The numbers that a process prints that has freed memory kept and then runs `code`."""
+    done = subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True, check=True)
+    return map(float, done.stdout.split())
+
+
 def test_freed_images_are_kept_for_the_next_and_given_back_when_asked_for():
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
-    before, full, freed, tidied = map(float, done.stdout.split())
+    before, full, freed, tidied = printed(IMAGES)
     assert full - before > 150
     assert freed > full - 20
     assert tidied < before + 20
+
+
+def test_images_in_the_place_of_freed_large_arrays_bring_their_own_pages_and_no_huge_ones():
+    assert list(printed(REUSED)) == [0]
