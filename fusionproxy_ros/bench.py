@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.normalisation import NormalisationConfig
 from fusionproxy_ros.scene import NightRoad, default_calibration
 from fusionproxy_ros.student import STRIDE, Student, load_student, weights_of
+from fusionproxy_ros.worker import workers_for
 
 SIZES_PX = ((320, 240), (640, 480), (1280, 720), (1920, 1080))
 WARM_UP = 10  # frames that do not count
@@ -69,7 +71,7 @@ def run(
     """Measure, print a table, write bench.json and bench.png to `out`; the report.
 
     student: its checkpoint, the shipped one if not given.
-    pairs: numbers of camera pairs that one process fuses in turn at 640x480.
+    pairs: numbers of camera pairs that one process fuses at 640x480.
     """
     out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
@@ -168,16 +170,17 @@ def measure(
 def measure_pairs(
     network: Student, count: int, device: str, threads: int, frames: int
 ) -> tuple[float, float]:
-    """Median and p99 in ms of fusing one frame of each of `count` camera pairs, one student serving all."""
+    """Median and p99 in ms of fusing one frame of each of `count` camera pairs, by as many workers as the node has."""
     rgb, thermal, register = footage((640, 480))
     student = weights_of(network)
     fusers = [Fuser(student, NormalisationConfig(), device, threads) for _ in range(count)]
+    with ThreadPoolExecutor(workers_for(count, threads)) as workers:
 
-    def one_of_each(n: int) -> None:
-        for fuser in fusers:
-            fuser.fuse(stream(rgb, thermal, n), register)
+        def one_of_each(n: int) -> None:
+            for _ in workers.map(lambda fuser: fuser.fuse(stream(rgb, thermal, n), register), fusers):
+                pass
 
-    times_ms = times(one_of_each, max(20, frames // count))
+        times_ms = times(one_of_each, max(20, frames // count))
     return float(np.median(times_ms)), float(np.percentile(times_ms, 99))
 
 

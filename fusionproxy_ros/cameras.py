@@ -161,7 +161,7 @@ class CameraPair:
         self.publish(pair, Answer(fused, None, time.monotonic_ns()))
 
     def abandon(self) -> None:
-        self._guard.abandon()
+        self._guard.abandon(self.name)
 
     def publish(self, pair: Pair, answer: Answer) -> None:
         try:

@@ -23,13 +23,15 @@ MAX_PLACES = 2  # sizes seldom change in mid-stream
 # torch's dtype of the same bits
 SIGNED = {"uint8": torch.uint8, "uint16": torch.int16, "float32": torch.float32}
 STEPS = 32  # to a pixel, of OpenCV's fixed-point maps
+CAPTURING = threading.Lock()  # torch has one stream to capture in
 WARM_UPS = 3  # before a capture, during which libraries may not initialise themselves
 # cv2's fixed-point BT.601. Their products with 8 bits, and the sums of those, are exact in float32.
 LUMA_OF_RGB = torch.tensor([9798, 19235, 3735]) / 2**15
 
 
 class DeviceFuser:
-    """Fuses pictures on one device. Any thread may call it; one at a time is served.
+    """Fuses pictures on one device, a GPU's in a stream of its own, beside those of other cameras. Any thread may call
+    it; one at a time is served.
 
     student: copied; the copy moves to `device`. dtype: the network computes in it, all else in float32.
     warn: told when the GPU has to do without a graph, which is slower and gives the same pictures.
@@ -44,7 +46,9 @@ class DeviceFuser:
     ):
         # A copy, for what a broken CUDA context holds is lost, and the student must go on elsewhere.
         device = torch.device(device)
-        student = copy.deepcopy(student).to(device, dtype)
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        with torch.cuda.stream(self._stream):
+            student = copy.deepcopy(student).to(device, dtype)
         self._place = lru_cache(maxsize=MAX_PLACES)(partial(_Place, student, device, warn))
         self._lock = threading.Lock()
 
@@ -59,7 +63,7 @@ class DeviceFuser:
         thermal_range: (low, high), as of Normaliser.follow.
         """
         source = registered.source
-        with self._lock:
+        with self._lock, torch.cuda.stream(self._stream):
             place = self._place(rgb.pixels.shape[:2], source.shape, source.dtype, registered.grid is None)
             return place.fuse(rgb, registered, thermal_range)
 
@@ -182,7 +186,8 @@ def _taps_of(grid: Grid, thermal_shape: tuple[int, int]) -> tuple[np.ndarray, np
 def _graph_of(work: Callable[[], None], warn: Callable[[str], None]) -> "torch.cuda.CUDAGraph | None":
     """`work` captured; None, and a warning, where that fails for another reason than want of memory."""
     try:
-        return _capture(work)
+        with CAPTURING:
+            return _capture(work)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:

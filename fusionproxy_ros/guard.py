@@ -4,6 +4,7 @@ import math
 import threading
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable
 
 from fusionproxy_ros.frames import Fused, FusionError, Mode, Pair
@@ -16,8 +17,8 @@ CALM_S = 60.0  # without a failure: the delay is short again
 
 
 class Guard:
-    """Owns the fusers, one for each camera pair. When one raises (out of memory, a CUDA error), all are dropped, since
-    they share student and device, and built anew, with back-off.
+    """Owns the fusers, one for each camera pair; those of different pairs may be used at once. When one raises (out of
+    memory, a CUDA error), all are dropped, since they share the device, and built anew, with back-off.
 
     build(device): makes a fuser, warmed up, by the name of each pair; may raise. The first time is here, and its errors
         are raised.
@@ -39,8 +40,9 @@ class Guard:
             self._fusers = build("cpu")
         self._delay_s, self._failed_s = FIRST_DELAY_S, -math.inf
         self._closed = self._lost = False  # lost: the device hangs and is not to be touched again
+        self._dropping = threading.Lock()
         # By a worker: one that hangs is left behind when the node is deactivated, and its fuser is still its own.
-        self._in_use = threading.Lock()
+        self._in_use = defaultdict(threading.Lock)
         self.error = ""  # of the last failure, until fusers work again
 
     def close(self) -> None:
@@ -49,11 +51,15 @@ class Guard:
         if not self._lost:
             free_gpu_memory()
 
-    def abandon(self) -> None:
-        """Whoever is in `fuse` hangs for good: build on the CPU, by and by."""
+    def abandon(self, name: str) -> None:
+        """Whoever is in `fuse` for the cameras `name` hangs for good: build on the CPU, by and by."""
         self._log("fusing hangs for good: its thread is left behind, and fusing begins anew on the CPU")
-        self.error = "fusing hangs for good; it begins anew on the CPU"
-        self._in_use, self._lost, self._device, self._fusers = threading.Lock(), True, "cpu", {}
+        with self._dropping:
+            self._in_use[name] = threading.Lock()
+            if self._lost and not self._fusers:
+                return  # as another pair's did, and they are being built
+            self.error = "fusing hangs for good; it begins anew on the CPU"
+            self._lost, self._device, self._fusers = True, "cpu", {}
         run_in_background(self._rebuild)
 
     def fuse(self, name: str, pair: Pair, view: View | None) -> Fused:
@@ -65,7 +71,7 @@ class Guard:
             return Fused(rgb, Mode.PASSTHROUGH, view.problem)
         if fuser is None:
             return Fused(rgb, Mode.PASSTHROUGH, f"the fuser failed and is built again: {self.error}")
-        in_use = self._in_use
+        in_use = self._in_use[name]
         if not in_use.acquire(blocking=False):
             return Fused(
                 rgb, Mode.PASSTHROUGH, "fusing hangs with a frame from before the node was deactivated"
@@ -75,20 +81,25 @@ class Guard:
         except FusionError as error:  # of this frame, not of the fuser
             return Fused(rgb, Mode.PASSTHROUGH, str(error))
         except Exception as error:
-            if self._fusers.get(name) is fuser:  # else it was abandoned
-                self._drop(error)
-            return Fused(rgb, Mode.PASSTHROUGH, f"the fuser failed: {self.error}")
+            reason = f"{type(error).__name__}: {error}"
+            self._drop(name, fuser, reason)
+            return Fused(rgb, Mode.PASSTHROUGH, f"the fuser failed: {reason}")
         finally:
             in_use.release()
 
-    def _drop(self, error: Exception) -> None:
-        self.error = f"{type(error).__name__}: {error}"
+    def _drop(self, name: str, fuser: Fuser, reason: str) -> None:
+        """Build anew after the exception in hand, unless `fuser` was abandoned, or dropped for another's."""
+        with self._dropping:
+            if self._fusers.get(name) is not fuser:
+                return
+            self._fusers = {}
+        self.error = reason
         self._log(traceback.format_exc())
         now_s = time.monotonic()
         self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
         if now_s - self._failed_s > CALM_S:
             self._delay_s = FIRST_DELAY_S
-        self._failed_s, self._fusers = now_s, {}
+        self._failed_s = now_s
         free_gpu_memory()
         run_in_background(self._rebuild)
 

@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable
 from functools import partial, wraps
+from itertools import cycle
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
@@ -20,7 +21,7 @@ from fusionproxy_ros.memory import give_back_freed_memory
 from fusionproxy_ros.parameters import ParameterError, Parameters, Settings
 from fusionproxy_ros.sync_policy import make_sync
 from fusionproxy_ros.tf import TransformSource
-from fusionproxy_ros.worker import Worker, run_in_background
+from fusionproxy_ros.worker import Worker, run_in_background, workers_for
 
 TIDY_PERIOD_S = 10.0
 
@@ -57,7 +58,7 @@ def _build_fusers(
 
 
 class FusionNode(LifecycleNode):
-    """Callbacks run in one single-threaded executor; one worker thread owns the fusers and publishes."""
+    """Callbacks run in one single-threaded executor; workers own the fusers, each those of some pairs, and publish."""
 
     def __init__(self, **kwargs):
         super().__init__("fusion", automatically_declare_parameters_from_overrides=True, **kwargs)
@@ -65,7 +66,7 @@ class FusionNode(LifecycleNode):
         self._settings = Settings({})
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._worker: Worker | None = None
+        self._workers: list[Worker] = []
         self._cameras: list[CameraPair] = []
         self._configured: list[Callable] = []  # what releases each thing that on_configure made
 
@@ -107,7 +108,7 @@ class FusionNode(LifecycleNode):
         # A looped bag or a restarted simulation; without use_sim_time the clock hardly ever jumps back.
         jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
-            post_callback=lambda jump: self._worker and self._worker.reset(),
+            post_callback=lambda jump: [worker.reset() for worker in self._workers],
         )
         # Urgent, since it holds the heap's lock: nobody may wait for what waits for a processor.
         tidy = partial(run_in_background, give_back_freed_memory, urgent=True)
@@ -117,9 +118,10 @@ class FusionNode(LifecycleNode):
 
     @_told
     def on_activate(self, state) -> TransitionCallbackReturn:
-        self._worker = Worker()
-        for cameras in self._cameras:
-            cameras.start(self._worker)
+        threads = self._settings.of(self._cameras[0].name).threads
+        self._workers = [Worker() for _ in range(workers_for(len(self._cameras), threads))]
+        for cameras, worker in zip(self._cameras, cycle(self._workers)):
+            cameras.start(worker)
         return super().on_activate(state)
 
     @_told
@@ -144,11 +146,11 @@ class FusionNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def stop(self) -> None:
-        """Unsubscribe and end the worker; harmless when neither runs."""
-        worker, self._worker = self._worker, None
+        """Unsubscribe and end the workers; harmless when none runs."""
+        workers, self._workers = self._workers, []
         for cameras in self._cameras:
             cameras.stop()
-        if worker:
+        for worker in workers:
             worker.stop()
 
     def _release(self) -> None:

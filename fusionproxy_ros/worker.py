@@ -1,4 +1,4 @@
-"""The one thread that fuses and publishes, its stand-in while fusing stalls, and the mailboxes of the callbacks."""
+"""The thread that fuses and publishes, its stand-in while fusing stalls, and the mailboxes of the callbacks."""
 
 import os
 import threading
@@ -27,6 +27,14 @@ def run_in_background(work: Callable, *arguments, urgent: bool = False) -> None:
         work(*arguments)
 
     threading.Thread(target=run, daemon=True).start()
+
+
+def workers_for(pairs: int, threads: int) -> int:
+    """How many workers serve so many camera pairs: as many as have `threads` cores each for the student, at least one.
+
+    Pairs on several workers are fused side by side; on a GPU each fuser has a stream of its own.
+    """
+    return max(1, min(pairs, len(os.sched_getaffinity(0)) // threads))
 
 
 class Answering(Protocol):

@@ -31,6 +31,30 @@ def pair():
     return Pair(Frame(1, "", rgb, "rgb8"), Frame(1, "", thermal, "mono8"), Mode.FUSED)
 
 
+class Hanging:
+    """In place of a fuser's `fuse`: calls `fuse` once `go_on` is set; raises `error` instead, if there is one."""
+
+    def __init__(self, fuse, error=None):
+        self.fuse, self.error, self.begun, self.go_on = fuse, error, threading.Event(), threading.Event()
+
+    def __call__(self, *arguments):
+        self.begun.set()
+        self.go_on.wait(10)
+        if self.error:
+            raise self.error
+        return self.fuse(*arguments)
+
+
+def hang(guarded, name="", error=None):
+    """Fuse with the cameras `name` in a thread that hangs: the thread, its answers, and what hangs."""
+    hanging, answers = Hanging(guarded._fusers[name].fuse, error), []
+    guarded._fusers[name].fuse = hanging
+    behind = threading.Thread(target=lambda: answers.append(guarded.fuse(name, pair(), VIEW)))
+    behind.start()
+    hanging.begun.wait(10)
+    return behind, answers, hanging
+
+
 class Failing:
     """Builds real fusers whose student raises `error` for the first `count` of them."""
 
@@ -55,22 +79,11 @@ class Failing:
 
 
 def test_a_fuser_that_hangs_in_a_thread_that_was_left_behind_is_not_used_by_another():
-    build = Failing(None, 0)
-    owner, hanging, go_on = guard.Guard(build, "cpu", print), threading.Event(), threading.Event()
-    fuse = owner._fusers[""].fuse
-
-    def hang(*arguments):
-        hanging.set()
-        go_on.wait(10)
-        return fuse(*arguments)
-
-    owner._fusers[""].fuse, answers = hang, []
-    behind = threading.Thread(target=lambda: answers.append(owner.fuse("", pair(), VIEW)))
-    behind.start()
-    hanging.wait(10)
+    owner = guard.Guard(Failing(None, 0), "cpu", print)
+    behind, answers, hanging = hang(owner)
     fused = owner.fuse("", pair(), VIEW)
     assert fused.mode is Mode.PASSTHROUGH and "hangs" in fused.reason
-    go_on.set()
+    hanging.go_on.set()
     behind.join()
     assert answers[0].mode is owner.fuse("", pair(), VIEW).mode is Mode.FUSED
 
@@ -90,30 +103,60 @@ def until_fused(guarded):
     return reasons
 
 
-@pytest.mark.parametrize("end", ["returns", "raises"])
-def test_a_fuser_that_hangs_for_good_is_built_again_on_the_cpu_whatever_it_does_one_day(hasty, end):
+@pytest.mark.parametrize("error", [None, RuntimeError("CUDA error: the launch timed out")])
+def test_a_fuser_that_hangs_for_good_is_built_again_on_the_cpu_whatever_it_does_one_day(hasty, error):
     build = Failing(None, 0)
-    guarded, hanging, go_on = Guard(build, "auto", lambda _: None), threading.Event(), threading.Event()
-    fuse = guarded._fusers[""].fuse
-
-    def hang(*arguments):
-        hanging.set()
-        go_on.wait(10)
-        if end == "raises":
-            raise RuntimeError("CUDA error: the launch timed out and was terminated")
-        return fuse(*arguments)
-
-    guarded._fusers[""].fuse = hang
-    behind = threading.Thread(target=guarded.fuse, args=("", pair(), VIEW))
-    behind.start()
-    hanging.wait(10)
-    guarded.abandon()
+    guarded = Guard(build, "auto", lambda _: None)
+    behind, _, hanging = hang(guarded, error=error)
+    guarded.abandon("")
     assert "hangs for good" in guarded.error
     until_fused(guarded)
     assert build.devices == ["auto", "cpu"] and not guarded.error
-    go_on.set()
+    hanging.go_on.set()
     behind.join()
     assert guarded.fuse("", pair(), VIEW).mode is Mode.FUSED and build.devices == ["auto", "cpu"]
+
+
+def two_pairs():
+    front, rear = Failing(None, 0), Failing(None, 0)
+    return front, lambda device: front(device) | {"rear": rear(device)[""]}
+
+
+def test_while_one_pair_s_fuser_hangs_the_other_s_goes_on():
+    guarded = Guard(two_pairs()[1], "cpu", print)
+    behind, answers, hanging = hang(guarded, "rear")
+    assert guarded.fuse("", pair(), VIEW).mode is Mode.FUSED
+    hanging.go_on.set()
+    behind.join()
+    assert answers[0].mode is Mode.FUSED
+
+
+def test_a_device_that_hangs_under_two_pairs_is_left_for_the_cpu_once(hasty):
+    front, build = two_pairs()
+    guarded = Guard(build, "auto", lambda _: None)
+    threads = [hang(guarded, name) for name in ("", "rear")]
+    for name in ("", "rear"):
+        guarded.abandon(name)
+    until_fused(guarded)
+    assert guarded.fuse("rear", pair(), VIEW).mode is Mode.FUSED
+    for behind, _, hanging in threads:
+        hanging.go_on.set()
+        behind.join()
+    time.sleep(0.1)
+    assert front.devices == ["auto", "cpu"] and guarded.fuse("", pair(), VIEW).mode is Mode.FUSED
+
+
+def test_two_pairs_that_fail_at_once_are_built_anew_once(hasty):
+    front, build = two_pairs()
+    guarded = Guard(build, "cpu", lambda _: None)
+    threads = [hang(guarded, name, RuntimeError("CUDA error")) for name in ("", "rear")]
+    for behind, answers, hanging in threads:
+        hanging.go_on.set()
+        behind.join()
+        assert answers[0].mode is Mode.PASSTHROUGH and "CUDA error" in answers[0].reason
+    until_fused(guarded)
+    time.sleep(0.1)
+    assert front.devices == ["cpu", "cpu"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from fusionproxy_ros import worker
 from fusionproxy_ros.frames import NS_PER_S, Frame, Mode
 from fusionproxy_ros.sync import NearestSync, SyncConfig
-from fusionproxy_ros.worker import Worker, run_in_background
+from fusionproxy_ros.worker import Worker, run_in_background, workers_for
 
 MS = 1_000_000
 
@@ -279,3 +279,16 @@ def test_background_work_runs_in_a_thread_that_yields_to_everybody_else():
     run_in_background(work, 7)
     assert done.wait(5) and seen == [(7, 10)] and before < 10
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+
+
+def test_pairs_get_as_many_workers_as_have_cores_for_their_students(monkeypatch):
+    for cores, pairs, threads, workers in (
+        (2, 1, 1, 1),
+        (2, 2, 2, 1),
+        (2, 8, 1, 2),
+        (16, 8, 2, 8),
+        (16, 3, 2, 3),
+        (1, 2, 64, 1),
+    ):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
+        assert workers_for(pairs, threads) == workers
