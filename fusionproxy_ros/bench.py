@@ -105,7 +105,7 @@ def run(
     several = {count: measure_pairs(network, count, device, threads, frames) for count in pairs}
     for count, (median_ms, p99_ms) in several.items():
         print(
-            f"{count} pairs in turn: {median_ms:.2f} ms for one frame of each (p99 {p99_ms:.2f}), "
+            f"{count} pairs: {median_ms:.2f} ms for one frame of each (p99 {p99_ms:.2f}), "
             f"{count * 1e3 / median_ms:.0f} frames/s"
         )
     report = {

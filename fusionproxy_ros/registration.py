@@ -16,6 +16,7 @@ from fusionproxy_ros.frames import Calibration, Camera, RegistrationError
 from fusionproxy_ros.lens import MIN_DEPTH_M, Size, numbers, project, radial_table, rays, scaled
 
 FEATHER_PX = 24  # a thermal view that ends at a visible line draws the eye, and detectors, to it
+BAND_PX = 64  # rows of a lookup grid that are worked out at once; a multiple of NODE_PX
 NODE_PX = 4  # between pixels whose place in the thermal image is worked out; the others follow from them
 MAX_GRIDS = 4  # sizes seldom change in mid-stream; 640x480 costs 3.3 MB a grid
 MAX_ANGLE_DEG = 80.0  # of the thermal view registration by depth uses; its lens table is flat
@@ -257,8 +258,37 @@ def _build_grid(
         raise RegistrationError(
             f"thermal is {thermal_size_px} px and RGB {rgb_size_px}: neither side may exceed {MAX_SIDE_PX}"
         )
-    u, v = _pixel_grid(rgb_size_px, shift_px)
-    return _grid(*sampler(u, v, thermal_size_px, rgb_size_px), thermal_size_px)
+    width_px, height_px = rgb_size_px
+    map_xy = np.empty((height_px, width_px, 2), np.int16)
+    map_fraction = np.empty((height_px, width_px), np.uint16)
+    mask = np.empty((height_px, width_px), bool)
+    aligned = thermal_size_px == rgb_size_px
+    # By bands: a whole picture's worth of float64 in hand would leave the heap larger ever after.
+    for top in range(0, height_px, BAND_PX):
+        rows = slice(top, min(top + BAND_PX, height_px))
+        u, v = _pixel_grid((width_px, rows.stop - top), (shift_px[0], shift_px[1] + top))
+        x, y, valid = sampler(u, v, thermal_size_px, rgb_size_px)
+        mask[rows] = valid & _inside(x, y, thermal_size_px)
+        aligned = aligned and valid.all() and _is_plain(x, y, top)
+        # Uncovered pixels repeat the edge: cv2's own border modes go wrong past the range of int16.
+        x, y = (
+            np.nan_to_num(at).clip(0, side_px - 1).astype(np.float32)
+            for at, side_px in zip((x, y), thermal_size_px, strict=True)
+        )
+        map_xy[rows], map_fraction[rows] = cv2.convertMaps(x, y, cv2.CV_16SC2)
+    return None if aligned else _grid(map_xy, map_fraction, mask)
+
+
+def _inside(x: np.ndarray, y: np.ndarray, thermal_size_px: Size) -> np.ndarray:
+    """Where coordinates are on the thermal image, whose outermost pixels cover half a pixel past their centres."""
+    width_px, height_px = thermal_size_px
+    return (x >= -0.5) & (x <= width_px - 0.5) & (y >= -0.5) & (y <= height_px - 0.5)
+
+
+def _is_plain(x: np.ndarray, y: np.ndarray, top: int) -> bool:
+    """Whether thermal coordinates of the rows from `top` on are those of the RGB pixels themselves."""
+    height, width = x.shape
+    return bool((x == np.arange(width)).all() and (y == np.arange(top, top + height)[:, None]).all())
 
 
 def _identity_sampler(u: np.ndarray, v: np.ndarray, thermal_size_px: Size, rgb_size_px: Size):
@@ -267,29 +297,16 @@ def _identity_sampler(u: np.ndarray, v: np.ndarray, thermal_size_px: Size, rgb_s
     return x, y, np.ones(u.shape, bool)
 
 
-def _grid(x: np.ndarray, y: np.ndarray, valid: np.ndarray, thermal_size_px: Size) -> Grid | None:
-    """The grid of thermal coordinates (H, W) and their validity; None where they equal the RGB grid."""
-    width_px, height_px = thermal_size_px
-    if x.shape == (height_px, width_px) and valid.all():
-        u, v = _pixel_grid(thermal_size_px)
-        if np.array_equal(x, u) and np.array_equal(y, v):
-            return None
-    # The outermost pixels cover half a pixel past their centres.
-    inside = (x >= -0.5) & (x <= width_px - 0.5) & (y >= -0.5) & (y <= height_px - 0.5)
-    mask = valid & inside
-    # Uncovered pixels repeat the edge: cv2's own border modes go wrong past the range of int16.
-    x = np.nan_to_num(x).clip(0, width_px - 1).astype(np.float32)
-    y = np.nan_to_num(y).clip(0, height_px - 1).astype(np.float32)
-    map_xy, map_fraction = cv2.convertMaps(x, y, cv2.CV_16SC2)
+def _grid(map_xy: np.ndarray, map_fraction: np.ndarray, mask: np.ndarray | None) -> Grid:
+    """With the weights of the pixels that thermal covers."""
+    weight, valid_fraction = None, float(mask.mean())
     if mask.all():
-        mask = weight = None
-        valid_fraction = 1.0
+        mask = None
     else:
-        distance_px = cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        weight = cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         # OpenCV's last bits depend on where in memory it works. Squared distances of pixels are whole numbers.
-        distance_px = np.sqrt(np.rint(distance_px**2))
-        weight = np.minimum(distance_px / np.float32(FEATHER_PX), np.float32(1))
-        valid_fraction = float(mask.mean())
+        np.sqrt(np.rint(np.square(weight, out=weight), out=weight), out=weight)
+        np.minimum(np.divide(weight, np.float32(FEATHER_PX), out=weight), np.float32(1), out=weight)
     for array in (map_xy, map_fraction, mask, weight):
         if array is not None:
             array.setflags(write=False)
