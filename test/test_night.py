@@ -26,22 +26,12 @@ def scene(light):
 
 
 def test_what_is_urgent_weighs_more_and_a_picture_without_it_is_weighed_evenly():
-    urgency = torch.zeros(2, 1, 8, 8)
-    urgency[0, 0, :2, :2] = 60
-    weight = night.urgent(urgency)
+    near = torch.zeros(2, 1, 8, 8)
+    near[0, 0, :2, :2] = 1
+    weight = night.urgent(near)
     torch.testing.assert_close(weight.mean((2, 3)), torch.ones(2, 1))
-    assert weight[0, 0, 0, 0] == pytest.approx(61 * weight[0, 0, 7, 7].item())
+    assert weight[0, 0, 0, 0] == pytest.approx((1 + night.URGENCY) * weight[0, 0, 7, 7].item())
     assert (weight[1] == 1).all()
-
-
-@pytest.mark.parametrize(
-    "luma, urgent",
-    [(np.full(SIZE, 0.7, np.float32), True), (np.tile(np.float32([0.3, 0.6]), (240, 160)), False)],
-)
-def test_what_is_warm_is_urgent_in_fog_whatever_its_light_and_not_where_rgb_shows_something(luma, urgent):
-    warm = night.warm_where_flat(luma, scene(0)[1])
-    assert (warm[105:135, 152:163].min() > 0.9) == urgent
-    assert (warm.max() > 0) == urgent and warm[:60].max() == 0
 
 
 @pytest.fixture

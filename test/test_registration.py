@@ -1,6 +1,7 @@
 """Registration against geometry worked out by hand, without its helpers or OpenCV's camera models."""
 
 import gc
+import tracemalloc
 import weakref
 from dataclasses import replace
 
@@ -332,6 +333,35 @@ def test_grid_is_computed_once_per_size_and_the_cache_is_bounded():
     for width in range(2, 40):
         reg.register(np.zeros((20, width), np.uint8), (60, 40))
     assert reg.grid.cache_info().currsize == registration.MAX_GRIDS
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        registration.identity(),
+        registration.extrinsic(default_calibration(), 20.0).shifted((3.5, -2.25)),
+        registration.homography(np.array([[1.1, 0.02, 4], [-0.01, 0.9, -8], [1e-4, 2e-5, 1]])),
+    ],
+    ids=["identity", "extrinsic", "homography"],
+)
+def test_a_grid_is_the_same_by_bands_of_rows_as_in_one_piece(register, monkeypatch):
+    grids = []
+    for band_px in (registration.BAND_PX, 1024):
+        monkeypatch.setattr(registration, "BAND_PX", band_px)
+        grids.append(register.shifted(register.shift_px).grid((320, 240), (640, 480)))
+    for name in ("map_xy", "map_fraction", "mask", "weight", "valid_fraction"):
+        by_bands, whole = (getattr(grid, name) for grid in grids)
+        np.testing.assert_array_equal(by_bands, whole)
+
+
+def test_a_grid_is_built_with_less_in_hand_than_it_keeps():
+    register = registration.extrinsic(default_calibration(), 20.0)
+    registration.warm_up()
+    tracemalloc.start()
+    grid = register.grid((320, 240), (640, 480))
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grid.map_xy.nbytes < kept < 4e6 and peak < 2 * kept
 
 
 def test_cached_arrays_cannot_be_changed_by_a_user():

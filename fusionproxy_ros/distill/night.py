@@ -1,11 +1,10 @@
-"""The last lesson of a student: what is warm where RGB is blind counts most, and no outline is doubled.
+"""The last lesson of a student: what is warm in the dark counts most.
 
     python -m fusionproxy_ros.distill.night --student out/elder/8-24-48.safetensors --out out/night.safetensors
 
-The teacher shows what is warm in the dark (darkness.py), but that is few pixels, and a student that learned to please
+The teacher shows it so (darkness.py), but what is warm in the dark is few pixels, and a student that learned to please
 everywhere does not learn it well. So a trained one goes on, from its own answers to fresh crops, changed by `at_night`,
-with those pixels weighing more, and what is warm in fog and glare as well. By day nothing else is asked of it but what
-it does, and that thermal which lies wrong draws no second outline (outlines.py). Killed, it goes on where it was.
+with those pixels weighing more. By day nothing is asked of it but what it does. Killed, it goes on where it was.
 """
 
 import argparse
@@ -21,21 +20,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fusionproxy_ros.distill.darkness import SURROUNDINGS_PX, WARM, WARMER, at_night
+from fusionproxy_ros.distill.darkness import at_night
 from fusionproxy_ros.distill.data import DATA, Example, find_pairs, load, split
 from fusionproxy_ros.distill.ensemble import Ensemble
 from fusionproxy_ros.distill.loop import fit, process_here
-from fusionproxy_ros.distill.outlines import excess, to_practise
 from fusionproxy_ros.distill.tensors import read_tensors
 from fusionproxy_ros.distill.train import Method, answered_by, batch_of, held_out_metrics, loss_of_batch
 from fusionproxy_ros.student import Student, load_student, save_student
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
 LIKELIHOOD_WEIGHT = 0.03
-URGENCY, FLAT_URGENCY = 60.0, 120.0  # of a warm pixel in the dark, where luma is flat, over that of others
-FLAT, FLATTER = 20 / 255, 10 / 255  # deviation of luma around a pixel: flat begins, is complete
-FLAT_PX = 6  # deviation of the Gaussian that says how flat luma is
-OUTLINE_WEIGHT = 0.1
+URGENCY = 60.0  # of a warm pixel in the dark, over that of others: people are few pixels
 NEAR_PX = 7  # around what is warm is as urgent
 PIXELS = Method("weighted")
 
@@ -43,34 +38,21 @@ PIXELS = Method("weighted")
 def answers(elder: Student, examples: Sequence[Example], rng: np.random.Generator) -> list[Ensemble]:
     """A batch of fresh crops, and the elder's answers to them, at night as they should be.
 
-    `variance` is how urgent each pixel is, for `urgent`; the elder's answers have none.
+    `variance`: near what is warm 1, for `urgent`; the elder's answers have none.
     """
 
     def changed(e: Ensemble) -> Ensemble:
-        luma, thermal = (plane.numpy().astype(np.float32) / 255 for plane in (e.luma, e.thermal))
-        mean, warm = at_night(luma, thermal, e.mean.numpy())
-        urgency = np.maximum(URGENCY * warm, FLAT_URGENCY * warm_where_flat(luma, thermal))
-        near = cv2.dilate(urgency, np.ones((NEAR_PX, NEAR_PX)))
+        planes = (plane.numpy().astype(np.float32) / 255 for plane in (e.luma, e.thermal))
+        mean, warm = at_night(*planes, e.mean.numpy())
+        near = cv2.dilate(warm, np.ones((NEAR_PX, NEAR_PX)))
         return replace(e, mean=torch.from_numpy(mean), variance=torch.from_numpy(near))
 
     return [changed(e) for e in answered_by(elder, examples, rng)]
 
 
-def warm_where_flat(luma: np.ndarray, thermal: np.ndarray) -> np.ndarray:
-    """Where thermal is warm and RGB shows nothing, as in fog and glare: (H, W) float32 in [0, 1], as both images."""
-
-    def blurred(image: np.ndarray, deviation_px: float) -> np.ndarray:
-        return cv2.GaussianBlur(image, (0, 0), deviation_px)
-
-    variance = blurred(luma * luma, FLAT_PX) - blurred(luma, FLAT_PX) ** 2
-    flat = np.clip((FLAT - np.sqrt(np.maximum(variance, 0))) / (FLAT - FLATTER), 0, 1)
-    above = thermal - blurred(thermal, SURROUNDINGS_PX)
-    return (flat * np.clip((above - WARM) / (WARMER - WARM), 0, 1)).astype(np.float32)
-
-
-def urgent(urgency: Tensor) -> Tensor:
+def urgent(near_warm: Tensor) -> Tensor:
     """Pixel weights, (N, 1, H, W), of mean 1 in each picture."""
-    weight = 1 + urgency
+    weight = 1 + URGENCY * near_warm
     return weight / weight.mean((2, 3), keepdim=True)
 
 
@@ -79,12 +61,9 @@ def teach(
 ) -> Student:
     """A copy of the student `name` that has learned it; resumes from `state` where a run was killed."""
 
-    doubling = to_practise(student, examples)
-
     def loss_of(pupil: nn.Module, rng: np.random.Generator, device: torch.device) -> Tensor:
         batch = batch_of(answers(student, examples, rng), rng).to(device)
-        loss = loss_of_batch(pupil, batch, PIXELS, None, urgent, LIKELIHOOD_WEIGHT)
-        return loss + OUTLINE_WEIGHT * excess(pupil, doubling, rng, device)
+        return loss_of_batch(pupil, batch, PIXELS, None, urgent, LIKELIHOOD_WEIGHT)
 
     pupil = copy.deepcopy(student).requires_grad_(True).train()
     return fit(pupil, loss_of, steps, seed, LEARNING_RATE, state, {"lesson": "night", "student": name})

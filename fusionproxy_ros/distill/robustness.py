@@ -36,26 +36,18 @@ def misaligned(thermal: np.ndarray, name: str) -> np.ndarray:
 def ghost(fused: np.ndarray, luma: np.ndarray, thermal: np.ndarray) -> float:
     """How doubled edges compare with RGB's own: mean |grad F| at the ones over that at the others; < 1 is wanted.
 
-    Both are as of `edges_and_ghosts`; gradients are Sobel's. 0 without ghosts or without edges that could double.
+    RGB's own edges are the strongest STRONG_SHARE of |grad Y|. Ghosts are the strongest STRONG_SHARE of
+    |grad T|, T misaligned, with none of RGB's own edges within NEAR_PX. Gradients are Sobel's. 0 without ghosts
+    or without edges that could double.
     """
-    own, ghosts = edges_and_ghosts(luma, thermal)
-    if not ghosts.any() or not own.any():
-        return 0.0
-    of_fused = _gradient(fused)
-    return float(of_fused[ghosts].mean() / max(of_fused[own].mean(), 1e-9))
-
-
-def edges_and_ghosts(luma: np.ndarray, thermal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where RGB's own edges are and where misaligned `thermal` may double them, (H, W) bool each.
-
-    RGB's own edges are the strongest STRONG_SHARE of |grad Y|. Ghosts are the strongest STRONG_SHARE of |grad T| with
-    none of RGB's own edges within NEAR_PX.
-    """
-    of_luma, of_thermal = _gradient(luma), _gradient(thermal)
+    of_fused, of_luma, of_thermal = (_gradient(image) for image in (fused, luma, thermal))
     own = of_luma > np.quantile(of_luma, 1 - STRONG_SHARE)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * NEAR_PX + 1, 2 * NEAR_PX + 1))
     near_own = cv2.dilate(own.astype(np.uint8), disc).astype(bool)
-    return own, (of_thermal > np.quantile(of_thermal, 1 - STRONG_SHARE)) & ~near_own
+    ghosts = (of_thermal > np.quantile(of_thermal, 1 - STRONG_SHARE)) & ~near_own
+    if not ghosts.any() or not own.any():
+        return 0.0
+    return float(of_fused[ghosts].mean() / max(of_fused[own].mean(), 1e-9))
 
 
 def flat_thermal_psnr(luma: np.ndarray, fuse: Fuse) -> float:
