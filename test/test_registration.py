@@ -339,7 +339,7 @@ def test_grid_is_computed_once_per_size_and_the_cache_is_bounded():
     "register",
     [
         registration.identity(),
-        registration.extrinsic(default_calibration(), 20.0).shifted((3.5, -2.25)),
+        registration.extrinsic(default_calibration((640, 480), (320, 240)), 20.0).shifted((3.5, -2.25)),
         registration.homography(np.array([[1.1, 0.02, 4], [-0.01, 0.9, -8], [1e-4, 2e-5, 1]])),
     ],
     ids=["identity", "extrinsic", "homography"],
@@ -355,7 +355,7 @@ def test_a_grid_is_the_same_by_bands_of_rows_as_in_one_piece(register, monkeypat
 
 
 def test_a_grid_is_built_with_less_in_hand_than_it_keeps():
-    register = registration.extrinsic(default_calibration(), 20.0)
+    register = registration.extrinsic(default_calibration((640, 480), (320, 240)), 20.0)
     registration.warm_up()
     tracemalloc.start()
     grid = register.grid((320, 240), (640, 480))

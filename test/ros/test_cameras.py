@@ -55,8 +55,9 @@ def pictures(seed):
     return rng.integers(0, 256, (96, 128, 3), np.uint8), rng.integers(0, 256, (96, 128), np.uint8)
 
 
-def test_each_pair_is_fused_by_its_own_calibration_on_its_own_topics(graph):
-    rig = Rig(graph)
+@pytest.mark.parametrize("threads", [1, 2], ids=["side by side on two cores", "one after the other"])
+def test_each_pair_is_fused_by_its_own_calibration_on_its_own_topics(graph, threads):
+    rig = Rig(graph, {"student.threads": threads})
     for n in range(5):
         for seed, name in enumerate(REGISTRATION):
             rgb, thermal = pictures(2 * n + seed)
