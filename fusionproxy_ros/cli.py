@@ -444,7 +444,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--frames", type=int, default=200, help="of each size")
     one.add_argument("--threads", type=int, default=2, help="CPU threads")
     one.add_argument(
-        "--pairs", type=int, nargs="*", default=[1, 2, 4, 8], help="numbers of camera pairs, fused as the node does"
+        "--pairs",
+        type=int,
+        nargs="*",
+        default=[1, 2, 4, 8],
+        help="numbers of camera pairs, fused as the node does",
     )
     one.add_argument("--student", type=Path, help="checkpoint (.safetensors); the shipped one if not given")
     one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

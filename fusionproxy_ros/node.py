@@ -108,7 +108,7 @@ class FusionNode(LifecycleNode):
         # A looped bag or a restarted simulation; without use_sim_time the clock hardly ever jumps back.
         jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
-            post_callback=lambda jump: [worker.reset() for worker in self._workers],
+            post_callback=self._on_jump_back,
         )
         # Urgent, since it holds the heap's lock: nobody may wait for what waits for a processor.
         tidy = partial(run_in_background, give_back_freed_memory, urgent=True)
@@ -170,6 +170,10 @@ class FusionNode(LifecycleNode):
         for cameras in self._cameras:
             cameras.set_settings(self._settings.of(cameras.name))
         return SetParametersResult(successful=True)
+
+    def _on_jump_back(self, jump) -> None:
+        for worker in self._workers:
+            worker.reset()
 
     def log_error(self, text: str) -> None:
         """At most once a second."""
