@@ -42,7 +42,8 @@ NETWORK = """ip netns add fusion_cameras; ip netns add fusion_node
 ip link add cable netns fusion_cameras type veth peer name cable netns fusion_node
 for side in cameras:1 node:2; do name=fusion_${side%:*}
 ip -n $name addr add 10.77.0.${side#*:}/24 dev cable; ip -n $name link set lo up; ip -n $name link set cable up
-ip -n $name route add 224.0.0.0/4 dev cable; tc -n $name qdisc add dev cable root tbf rate 1gbit burst 128k latency 100ms; mkdir -p /dev/shm/$name; done"""
+ip -n $name route add 224.0.0.0/4 dev cable; mkdir -p /dev/shm/$name
+tc -n $name qdisc add dev cable root tbf rate 1gbit burst 128k latency 100ms; done"""
 
 
 def core_ms(rgb: list, thermal: list, calibration: Calibration, hz: float, frames: int = 300) -> np.ndarray:
