@@ -72,6 +72,18 @@ class FusionNode(LifecycleNode):
 
     # --- lifecycle ----------------------------------------------------------------------------------------
 
+    @property
+    def state(self) -> str:
+        """Of its lifecycle: "unconfigured", "inactive" or "active"."""
+        return "active" if self._workers else "inactive" if self._configured else "unconfigured"
+
+    def reach(self, state: str) -> None:
+        """From unconfigured to `state`, or as far as it goes; what stops it is logged."""
+        if state == "unconfigured" or self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            return
+        if state == "active":
+            self.trigger_activate()
+
     @_told
     def on_configure(self, state) -> TransitionCallbackReturn:
         try:
@@ -159,6 +171,10 @@ class FusionNode(LifecycleNode):
         self._cameras = []
         while self._configured:
             self._configured.pop()()
+
+    def destroy_node(self) -> None:
+        self._release()
+        super().destroy_node()
 
     def _on_set_parameters(self, updates) -> SetParametersResult:
         try:

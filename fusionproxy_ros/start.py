@@ -7,12 +7,13 @@ import sys
 from contextlib import suppress
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions, install_signal_handlers
 
-from fusionproxy_ros import transport
+from fusionproxy_ros import ports, transport
 from fusionproxy_ros.frames import FusionError
 from fusionproxy_ros.memory import keep_freed_memory
 
@@ -20,6 +21,27 @@ from fusionproxy_ros.memory import keep_freed_memory
 # costs nothing on idle cores; where cores are busy, spinning longer holds them from whoever would work, the camera
 # drivers and our own other thread. docs/performance.md has the figures.
 GOMP_SPINCOUNT = "2000"
+PORTS_PERIOD_S = 1.0  # how often its ports are looked after
+
+
+def _join() -> Node:
+    """Into the graph, with a hidden node for a start: without one there is no participant yet."""
+    with ports.fresh_port():
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        return rclpy.create_node(
+            f"_fusion_{os.getpid()}",
+            use_global_arguments=False,
+            enable_rosout=False,
+            start_parameter_services=False,
+        )
+
+
+def _leave() -> None:
+    """Out of the graph, so that peers are told; where somebody still holds a node, only with the process."""
+    context = rclpy.get_default_context()
+    rclpy.try_shutdown()
+    gc.collect()
+    context.destroy()
 
 
 def _import_node(ahead: Node) -> type:
@@ -30,8 +52,7 @@ def _import_node(ahead: Node) -> type:
 
     def leave(*_):
         ahead.destroy_node()
-        rclpy.shutdown()
-        rclpy.get_default_context().destroy()  # peers are told
+        _leave()
         os._exit(0)
 
     before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -46,35 +67,52 @@ def _import_node(ahead: Node) -> type:
     return FusionNode
 
 
+def _live(
+    fusion_node: type, ahead: Node, state: str, parameters: list[Parameter]
+) -> tuple[str, list[Parameter]]:
+    """A node with these parameters in this state, until nobody new can reach it; what they are then. A signal raises.
+
+    ahead: leaves when the node is there. state: empty for what autostart says.
+    """
+    node, executor = fusion_node(parameter_overrides=parameters), SingleThreadedExecutor()
+    try:
+        ahead.destroy_node()
+        node.reach(state or ("active" if node.get_parameter("autostart").value else "unconfigured"))
+        executor.add_node(node)
+        node.create_timer(PORTS_PERIOD_S, ports.check_ports, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        executor.spin()
+    except ports.DeafError as error:
+        node.get_logger().error(str(error))
+    finally:
+        left = node.state, list(node.get_parameters_by_prefix("").values())
+        node.destroy_node()
+        executor.shutdown()
+    return left
+
+
 def main() -> int:
     """Entry of `ros2 run fusionproxy_ros fusion_node`; the exit code.
 
     A hidden node joins the graph before anything large is imported; torch takes seconds. Fast DDS announces a
     participant a moment before it listens; a peer that answers within that moment is not heard, and repeats itself
-    after up to three seconds only. So they pass while there is something else to wait for.
+    after a while only. So they pass while there is something else to wait for.
+
+    A node that nobody can reach any more is made anew in this process, with its parameters and in its state.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before OpenMP is loaded
     keep_freed_memory()
     transport.use_large_image_profile()
-    executor = node = ahead = None
+    ahead = None
     try:
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        ahead = rclpy.create_node(
-            f"_fusion_{os.getpid()}",
-            use_global_arguments=False,
-            enable_rosout=False,
-            start_parameter_services=False,
-        )
+        ahead = _join()
         fusion_node = _import_node(ahead)
         install_signal_handlers()
-        node = fusion_node()
-        ahead.destroy_node()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        autostart = node.get_parameter("autostart").value
-        if autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            node.trigger_activate()
-        executor.spin()
+        state, parameters = "", []
+        while True:
+            state, parameters = _live(fusion_node, ahead, state, parameters)
+            ahead = None
+            _leave()
+            ahead = _join()
     except FusionError as error:
         print(f"fusion_node: {error}", file=sys.stderr)
         return 1
@@ -84,13 +122,8 @@ def main() -> int:
         if rclpy.ok():  # else a signal took the context away in the middle of the start
             raise
     finally:
-        if node:
-            node.stop()
-            node.destroy_node()
-        if executor:
-            executor.shutdown()
-        rclpy.try_shutdown()
-        node = executor = ahead = None
-        gc.collect()  # what still holds the context, so that it goes now, and peers are told
-        rclpy.get_default_context().destroy()
+        if ahead:
+            ahead.destroy_node()
+        ahead = None
+        _leave()
     return 0

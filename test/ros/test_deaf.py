@@ -1,0 +1,60 @@
+"""Who crashes leaves ports in shared memory, and who tidies up may take too many: neither silences the node."""
+
+import os
+import re
+from pathlib import Path
+
+from fusionproxy_ros.msg import FusionStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.parameter_client import AsyncParameterClient
+
+from fusionproxy_ros.demo import wait_until
+from fusionproxy_ros.ports import PARTICIPANTS, DeafError, check_ports
+
+
+def ports_of(process):
+    """The files of the ports on which it listens: it holds their locks."""
+    files = [os.path.realpath(fd) for fd in Path(f"/proc/{process.pid}/fd").iterdir()]
+    return [Path(lock[1]) for file in files if (lock := re.fullmatch(r"(.*/fast\w+_port\d+)_el", file))]
+
+
+def test_the_node_listens_where_the_next_free_port_is_not(graph):
+    fusion = graph.fusion()
+    wait_until(lambda: graph.node.count_publishers("fused/image") == 1, 30, "the node's outputs")
+    # The lower port is of a flow of its own that ROS asks for, and not of the participant's number.
+    port = max(int(re.sub(r".*_port", "", port.name)) for port in ports_of(fusion))
+    assert (port - 7411 - 250 * int(os.environ["ROS_DOMAIN_ID"])) / 2 in PARTICIPANTS
+
+
+def is_deaf(process):
+    try:
+        check_ports(Path(f"/proc/{process.pid}"))
+    except DeafError:
+        return True
+    return False
+
+
+def test_a_node_whose_ports_are_taken_away_comes_back_as_it_was(graph):
+    down = graph.downstream(keep_pixels=False)
+    fusion = graph.fusion({"autostart": False})
+    for transition in Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE:
+        assert graph.call("fusion/change_state", ChangeState.Request(transition=Transition(id=transition)))
+    assert graph.set_parameter("max_hold_s", 0.125).successful
+    assert not is_deaf(fusion)
+
+    before = ports_of(fusion)
+    for port in before:
+        port.unlink()  # who has not met the node before makes itself a port of that name, and talks to nobody there
+    assert is_deaf(fusion)
+    graph.camera()
+
+    wait_until(lambda: any(s.mode == FusionStatus.FUSED for s in down.statuses), 30, "first fused frame")
+    wait_until(lambda: not is_deaf(fusion), 10, "its ports")
+    assert len(ports_of(fusion)) == len(before)  # of one participant: the one before is gone
+    assert graph.call("fusion/get_state", GetState.Request()).current_state.label == "active"
+    client = AsyncParameterClient(graph.node, "fusion")
+    assert client.wait_for_services(10)
+    future = client.get_parameters(["max_hold_s"])
+    wait_until(future.done, 10, "the answer to get_parameters")
+    assert future.result().values[0].double_value == 0.125
