@@ -69,9 +69,10 @@ def _import_node(ahead: Node) -> type:
 
 def _live(
     fusion_node: type, ahead: Node, state: str, parameters: list[Parameter]
-) -> tuple[str, list[Parameter]]:
-    """A node with these parameters in this state, until nobody new can reach it; what they are then. A signal raises.
+) -> tuple[str, list[Parameter]] | None:
+    """A node with these parameters in this state, until nobody new can reach it; what they are then.
 
+    None where the graph was shut down, and a signal may also raise.
     ahead: leaves when the node is there. state: empty for what autostart says.
     """
     node, executor = fusion_node(parameter_overrides=parameters), SingleThreadedExecutor()
@@ -83,11 +84,11 @@ def _live(
         executor.spin()
     except ports.DeafError as error:
         node.get_logger().error(str(error))
+        return node.state, list(node.get_parameters_by_prefix("").values())
     finally:
-        left = node.state, list(node.get_parameters_by_prefix("").values())
         node.destroy_node()
         executor.shutdown()
-    return left
+    return None
 
 
 def main() -> int:
@@ -107,9 +108,8 @@ def main() -> int:
         ahead = _join()
         fusion_node = _import_node(ahead)
         install_signal_handlers()
-        state, parameters = "", []
-        while True:
-            state, parameters = _live(fusion_node, ahead, state, parameters)
+        life = "", []
+        while life := _live(fusion_node, ahead, *life):
             ahead = None
             _leave()
             ahead = _join()

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from fusionproxy_ros.msg import FusionStatus
@@ -39,7 +41,8 @@ def test_a_node_whose_ports_are_taken_away_comes_back_as_it_was(graph):
     down = graph.downstream(keep_pixels=False)
     fusion = graph.fusion({"autostart": False})
     for transition in Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE:
-        assert graph.call("fusion/change_state", ChangeState.Request(transition=Transition(id=transition)))
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert graph.call("fusion/change_state", request).success
     assert graph.set_parameter("max_hold_s", 0.125).successful
     assert not is_deaf(fusion)
 
@@ -58,3 +61,13 @@ def test_a_node_whose_ports_are_taken_away_comes_back_as_it_was(graph):
     future = client.get_parameters(["max_hold_s"])
     wait_until(future.done, 10, "the answer to get_parameters")
     assert future.result().values[0].double_value == 0.125
+
+
+def test_a_node_whose_graph_is_shut_down_does_not_come_back(graph):
+    # By the callback that looks after the ports, so that the executor finds it done and returns.
+    program = (
+        "import rclpy; from fusionproxy_ros import ports, start; ports.check_ports = rclpy.try_shutdown; "
+    )
+    process = subprocess.Popen([sys.executable, "-c", program + "raise SystemExit(start.main())"])
+    graph.processes.append(process)
+    assert process.wait(20) == 0
