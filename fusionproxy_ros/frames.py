@@ -118,6 +118,7 @@ class Fused:
     mask: (H, W) bool, where `thermal` is real; None where it is real everywhere.
     valid_fraction: share of RGB pixels that a thermal pixel covers, 0..1.
     thermal_range: (low, high) in thermal counts that map to 0 and 1.
+    thermal_contrast: what share of its contrast thermal shows (restraint.py), 0..1; it is in thermal_range already.
     register_ns, normalise_ns, student_ns: time spent in each stage.
     """
 
@@ -128,6 +129,7 @@ class Fused:
     mask: np.ndarray | None = None
     valid_fraction: float = 0.0
     thermal_range: tuple[float, float] = (0.0, 0.0)
+    thermal_contrast: float = 1.0
     register_ns: int = 0
     normalise_ns: int = 0
     student_ns: int = 0

@@ -17,6 +17,7 @@ from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
 from fusionproxy_ros.native import NativeError, NativeStudent, is_installed
 from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser, sample_step, to_uint8
 from fusionproxy_ros.registration import Registered, Registration, identity
+from fusionproxy_ros.restraint import HELD_DOWN, TOLD_BELOW, Restraint, tolerated_contrast, with_contrast
 
 if TYPE_CHECKING:
     from fusionproxy_ros.student import TorchStudent
@@ -83,22 +84,24 @@ def overlay(rgb: Frame, thermal: np.ndarray) -> np.ndarray:
 class Prepared:
     """A pair, where its thermal image lies and which of its counts become 0 and 255; None where it has none.
 
-    thermal: (H, W) uint8, in grey levels on the RGB grid; on a GPU that is made with the picture.
+    thermal_contrast: of what the AGC would show. thermal: (H, W) uint8, in grey levels on the RGB grid; on a GPU that
+    is made with the picture.
     """
 
     pair: Pair
     registered: Registered | None = None
     thermal_range: tuple[float, float] = (0.0, 0.0)
+    thermal_contrast: float = 1.0
     thermal: np.ndarray | None = None
     register_ns: int = 0
     normalise_ns: int = 0
 
 
 class Fuser:
-    """Owns the student and the AGC state. One thread at a time, but for `finish`.
+    """Owns the student and the state of AGC and restraint. One thread at a time, but for `finish`.
 
-    Where thermal lies, and which range of its counts is shown, is worked out on the CPU on every device: the AGC looks
-    at a sample of the registered counts, in the order of the frames. All that touches every pixel runs on the CPU, the
+    Where thermal lies, and which range of its counts is shown, is worked out on the CPU on every device: both look at
+    a sample of the registered counts, in the order of the frames. All that touches every pixel runs on the CPU, the
     student by compiled code (by torch where that is not installed); or on a GPU as one CUDA graph, the network in half
     precision: the same picture to one grey level. torch is imported for a GPU or in place of the compiled code alone.
 
@@ -123,7 +126,7 @@ class Fuser:
         else:
             self._gpu = None
             self._cpu = _on_cpu(student, warn)
-        self._normaliser = Normaliser(normalisation)
+        self._normaliser, self._restraint = Normaliser(normalisation), Restraint()
 
     def warm_up(self, size_px: tuple[int, int] = (640, 480)) -> None:
         """Pay for lazy initialisation before the first frame does."""
@@ -140,7 +143,7 @@ class Fuser:
         return self.finish(self.prepare(pair, registration))
 
     def prepare(self, pair: Pair, registration: Registration) -> "Prepared":
-        """The part of `fuse` that depends on the pairs before it, through the AGC: call it in their order."""
+        """The part of `fuse` that depends on the pairs before it: call it in their order."""
         start_ns = time.monotonic_ns()
         if pair.thermal is None:
             return Prepared(pair)
@@ -155,9 +158,16 @@ class Fuser:
         registered_ns = time.monotonic_ns()
         seen = None if registered.mask is None else registered.mask[::step, ::step]
         thermal_range = self._normaliser.follow(sample, seen, pair.thermal.stamp_ns, pair.epoch)
+
+        def look() -> float:
+            luma = luma_of(replace(pair.rgb, pixels=pair.rgb.pixels[::step, ::step]))
+            return tolerated_contrast(luma, to_uint8(sample, *thermal_range), seen)
+
+        contrast = self._restraint.follow(look, pair.rgb.stamp_ns, pair.epoch)
+        thermal_range = with_contrast(*thermal_range, contrast)
         thermal = None if self._gpu else to_uint8(registered.pixels, *thermal_range)
         times_ns = registered_ns - start_ns, time.monotonic_ns() - registered_ns
-        return Prepared(pair, registered, thermal_range, thermal, *times_ns)
+        return Prepared(pair, registered, thermal_range, contrast, thermal, *times_ns)
 
     def finish(self, prepared: "Prepared") -> Fused:
         """The rest of `fuse`, in any order and from any thread."""
@@ -173,11 +183,12 @@ class Fuser:
         return Fused(
             pixels=pixels,
             mode=pair.mode,
-            reason=pair.reason,
+            reason=pair.reason or (HELD_DOWN if prepared.thermal_contrast < TOLD_BELOW else ""),
             thermal=thermal,
             mask=registered.mask,
             valid_fraction=registered.valid_fraction,
             thermal_range=prepared.thermal_range,
+            thermal_contrast=prepared.thermal_contrast,
             register_ns=prepared.register_ns,
             normalise_ns=prepared.normalise_ns,
             student_ns=time.monotonic_ns() - start_ns,

@@ -132,7 +132,7 @@ class Health:
         self.topics = tuple(one.topic for one in self._inputs)
         self.modes: Counter[int] = Counter()
         self._recent: list[tuple[int, str, float]] = []  # (mode, reason, total_s) since the last diagnosis
-        self._range = (0.0, 0.0)
+        self._range, self._contrast = (0.0, 0.0), 1.0
         self.misalignment: Misalignment | None = None  # the latest estimate
         self.error = ""  # of the worker, until the next diagnosis
 
@@ -155,7 +155,7 @@ class Health:
         self.modes[fused.mode] += 1
         self._recent.append((fused.mode, fused.reason, total_s))
         if fused.thermal is not None:
-            self._range = fused.thermal_range
+            self._range, self._contrast = fused.thermal_range, fused.thermal_contrast
         status = self._status_message(pair.rgb.source.header, fused.mode, fused.reason)
         if status is None:
             return None
@@ -220,6 +220,7 @@ class Health:
         values = {f"{name.lower()}_last_second": modes[value] for name, value in Mode.__members__.items()}
         values |= {"dropped": self.modes[DROPPED], "refused": self.modes[REFUSED]}
         values |= {"thermal_low": self._range[0], "thermal_high": self._range[1]}
+        values["thermal_contrast"] = f"{self._contrast:.2f}"
         values["clock_offset_s"] = f"{self.clock_offset_s:.3f}"
         if self.misalignment:
             values["misalignment_px"] = "{:+.1f}, {:+.1f}".format(*self.misalignment.shift_px)

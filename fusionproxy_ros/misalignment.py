@@ -156,8 +156,8 @@ def correlate(luma: np.ndarray, thermal: np.ndarray, mask: np.ndarray | None) ->
     content that lies (dx, dy) working px off the RGB content.
     """
     factor = _reduction(luma.shape)
-    rgb_edges = _edges(_reduced(luma, factor))
-    thermal_edges = _edges(_reduced(thermal, factor), None if mask is None else _real(mask, factor))
+    rgb_edges = edge_directions(_reduced(luma, factor))
+    thermal_edges = edge_directions(_reduced(thermal, factor), None if mask is None else _real(mask, factor))
     rows, columns = (
         np.linspace(REACH, length - REACH, count + 1).astype(int)
         for length, count in zip(rgb_edges.shape[:2], TILES, strict=True)
@@ -238,7 +238,7 @@ def _vertex(before: np.ndarray, at: np.ndarray, after: np.ndarray) -> np.ndarray
     return (after - before) / np.maximum(2 * (2 * at - before - after), 1e-12)
 
 
-def _edges(pixels: np.ndarray, real: np.ndarray | None = None) -> np.ndarray:
+def edge_directions(pixels: np.ndarray, real: np.ndarray | None = None) -> np.ndarray:
     """Edge direction in doubled angle, (H, W, 2) float32 of length 0..1: 1 on a clear straight edge.
 
     real: (H, W) bool; elsewhere there are no edges. None means everywhere.

@@ -15,7 +15,6 @@ from rclpy.signals import SignalHandlerOptions, install_signal_handlers
 
 from fusionproxy_ros import ports, transport
 from fusionproxy_ros.frames import FusionError
-from fusionproxy_ros.memory import keep_freed_memory
 
 # How many rounds OpenMP's idle threads spin before they sleep: some microseconds, between the layers of the student. It
 # costs nothing on idle cores; where cores are busy, spinning longer holds them from whoever would work, the camera
@@ -101,7 +100,6 @@ def main() -> int:
     A node that nobody can reach any more is made anew in this process, with its parameters and in its state.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before OpenMP is loaded
-    keep_freed_memory()
     transport.use_large_image_profile()
     ahead = None
     try:

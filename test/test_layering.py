@@ -9,9 +9,10 @@ import fusionproxy_ros
 
 ORDER = [
     "frames", "memory", "messages", "shutter", "sync", "sync_policy", "lens", "calibration", "registration",
-    "alignment", "misalignment", "normalisation", "checkpoint", "colour", "native", "student", "device",
-    "fuser", "worker", "parameters", "declared", "rig", "guard", "status", "health", "ports", "transport", "tf",
-    "inputs", "cameras", "node", "start", "scene", "bench", "demo", "faults", "soak", "folders", "cli",
+    "alignment", "misalignment", "normalisation", "restraint", "checkpoint", "colour", "native", "student",
+    "device", "fuser", "worker", "parameters", "declared", "rig", "guard", "status", "health", "ports",
+    "transport", "tf", "inputs", "cameras", "node", "start", "scene", "bench", "demo", "faults", "soak",
+    "folders", "cli",
 ]  # fmt: skip
 ROS_SHELL = {
     "sync_policy",

@@ -9,16 +9,21 @@ import torch
 from fusionproxy_ros.distill.baselines import Fuse
 from fusionproxy_ros.distill.data import to_grey_levels, to_tensor
 from fusionproxy_ros.distill.metrics import METRICS, RANKED
+from fusionproxy_ros.normalisation import sample_step, to_uint8
+from fusionproxy_ros.restraint import tolerated_contrast, with_contrast
 from fusionproxy_ros.student import Student
 
 Means = dict[str, dict[str, float]]  # {method: {metric: mean}}
 
 
 def student_fuse(student: Student) -> Fuse:
-    """The student as a function on 8-bit images."""
+    """The student as a function on 8-bit images; as Fuser does it with a still, restraint included."""
 
     @torch.inference_mode()
     def fuse(luma: np.ndarray, thermal: np.ndarray) -> np.ndarray:
+        step = sample_step(luma.size)
+        contrast = tolerated_contrast(luma[::step, ::step], thermal[::step, ::step])
+        thermal = to_uint8(thermal, *with_contrast(0, 255, contrast))
         return to_grey_levels(student(to_tensor(luma), to_tensor(thermal))[0, 0].numpy())
 
     return fuse

@@ -11,6 +11,7 @@ import sys
 from multiprocessing.connection import Connection
 
 from fusionproxy_ros.demo import node_arguments
+from fusionproxy_ros.memory import keep_freed_memory
 from fusionproxy_ros.start import GOMP_SPINCOUNT, main
 
 os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before OpenMP is loaded
@@ -25,6 +26,7 @@ def _run(arguments, environment, outputs):
         os.dup2(output.fileno(), number)
     os.environ.clear()
     os.environ.update(environment)
+    keep_freed_memory()
     sys.argv = ["fusion_node", *arguments]
     code = main()
     sys.stdout.flush()

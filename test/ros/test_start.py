@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from fusionproxy_ros.demo import wait_until
+
+HEAP = 64 << 20  # bytes, glibc's HEAP_MAX_SIZE
 
 AT_IMPORT_OF_TORCH = """
 import os, signal, sys
@@ -41,3 +45,20 @@ def test_the_node_that_joined_ahead_is_gone_when_the_node_runs(graph):
     graph.cameras()
     names = graph.node.get_node_names
     wait_until(lambda: [name for name in names() if "fusion" in name] == ["fusion"], 10, "one node")
+
+
+def heaps(pid):
+    """How many glibc has begun beside its first: each reserves 64 MiB, and what it does not use yet is locked."""
+    maps = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    spans = [([int(end, 16) for end in part[0].split("-")], part[1]) for part in maps]
+    return sum(
+        begin % HEAP == 0 and access == "rw-p" and locked == "---p" and (end, stop - begin) == (resumed, HEAP)
+        for ((begin, end), access), ((resumed, stop), locked) in pairwise(spans)
+    )
+
+
+def test_what_one_thread_frees_another_can_have_since_all_share_one_heap(graph):
+    fusion = graph.fusion(installed=True)
+    graph.downstream()
+    graph.cameras()  # waits until the node listens, when all of its threads are there
+    assert heaps(fusion.pid) == 0
