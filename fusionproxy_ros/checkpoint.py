@@ -4,6 +4,7 @@ Only safetensors are read: numbers and text, nothing that could run.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def shapes(widths: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
     }
     biases = {f"{layer}.bias": kernel[:1] for layer, kernel in kernels.items()}
     return {f"{layer}.weight": kernel for layer, kernel in kernels.items()} | biases
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """The file holds what it held before or all of `content`, whenever the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    os.replace(partial, path)
 
 
 def read_weights(path: Path | str) -> Weights:

@@ -17,7 +17,7 @@ from fusionproxy_ros.frames import Frame, Fused, FusionError, Mode, Pair
 from fusionproxy_ros.native import NativeError, NativeStudent, is_installed
 from fusionproxy_ros.normalisation import NormalisationConfig, Normaliser, sample_step, to_uint8
 from fusionproxy_ros.registration import Registered, Registration, identity
-from fusionproxy_ros.restraint import HELD_DOWN, TOLD_BELOW, Restraint, tolerated_contrast, with_contrast
+from fusionproxy_ros.restraint import RESTRAINED, TOLD_BELOW, Restraint, tolerated_contrast, with_contrast
 
 if TYPE_CHECKING:
     from fusionproxy_ros.student import TorchStudent
@@ -183,7 +183,7 @@ class Fuser:
         return Fused(
             pixels=pixels,
             mode=pair.mode,
-            reason=pair.reason or (HELD_DOWN if prepared.thermal_contrast < TOLD_BELOW else ""),
+            reason=pair.reason or (RESTRAINED if prepared.thermal_contrast < TOLD_BELOW else ""),
             thermal=thermal,
             mask=registered.mask,
             valid_fraction=registered.valid_fraction,

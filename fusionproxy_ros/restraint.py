@@ -23,17 +23,15 @@ NEAR = 1  # px of the sample; by so little aligned pictures are off
 # How much better edges agree without a shift than with others, -1..1. Aligned pairs of four public sets have 0.10 and
 # more, 99 of 100 that are 30 px and 10 degrees off less than 0.09.
 BESIDE, ALIGNED = 0.08, 0.12
-UNCLEAR, CLEAR = (
-    0.03,
-    0.05,
-)  # mean square of RGB's edge field; less than the first, and it has no edges to double
+# Mean square of RGB's edge field; with less than the first it has no edges to double.
+UNCLEAR, CLEAR = 0.03, 0.05
 STRONG_SHARE = 0.05  # of a picture's pixels are its strong edges
 LEAST_CONTRAST = 0.5  # of what is held down, so that a wrong answer hides nobody
 LOOK_PERIOD_S = 0.5
 RATE_PER_S = 0.5  # of the contrast, so that nobody sees it change
 TOLD_BELOW = 0.9
 
-HELD_DOWN = "thermal's edges lie beside RGB's: it is shown with less contrast; calibrate the cameras"
+RESTRAINED = "thermal's edges lie beside RGB's: it is shown with less contrast; calibrate the cameras"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from fusionproxy_ros.checkpoint import ARCHITECTURE, Weights, read_weights
+from fusionproxy_ros.checkpoint import ARCHITECTURE, Weights, read_weights, replace_file
 from fusionproxy_ros.colour import add_luma
 
 CHANNELS_LAST = torch.channels_last
@@ -101,13 +101,16 @@ class Student(nn.Module):
 
 
 def save_student(student: Student, path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors checkpoint: weights, how to build the network, `metadata` (data, teacher...)."""
+    """Write a safetensors checkpoint: weights, how to build the network, `metadata` (data, teacher...).
+
+    The file holds what it held before or all of it, whenever the process dies.
+    """
     described = {
         **metadata,
         "architecture": ARCHITECTURE,
         "arguments": json.dumps({"widths": student.widths}),
     }
-    Path(path).write_bytes(save(weights_of(student).arrays, described))
+    replace_file(Path(path), save(weights_of(student).arrays, described))
 
 
 def weights_of(student: Student) -> Weights:

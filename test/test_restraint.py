@@ -12,10 +12,10 @@ from fusionproxy_ros.fuser import Fuser
 from fusionproxy_ros.normalisation import NormalisationConfig, sample_step, to_uint8
 from fusionproxy_ros.registration import homography, identity
 from fusionproxy_ros.restraint import (
-    HELD_DOWN,
     LEAST_CONTRAST,
     LOOK_PERIOD_S,
     RATE_PER_S,
+    RESTRAINED,
     Restraint,
     tolerated_contrast,
     with_contrast,
@@ -155,7 +155,7 @@ def test_the_fuser_says_that_thermal_is_held_down_and_by_how_much(student):
     luma, counts = outlines(30), outlines(80).astype(np.uint16) * 40
     fuser = Fuser(student, NormalisationConfig(), "cpu", 1)
     fused = fuser.fuse(pair_of(luma, beside(counts)), identity())
-    assert fused.mode is Mode.FUSED and fused.reason == HELD_DOWN
+    assert fused.mode is Mode.FUSED and fused.reason == RESTRAINED
     assert LEAST_CONTRAST <= fused.thermal_contrast < 1
     fuser = Fuser(student, NormalisationConfig(), "cpu", 1)
     aligned = fuser.fuse(pair_of(luma, counts), identity())

@@ -1,12 +1,12 @@
 """Tensors on disk, safe from kills: safetensors, replaced in one step, never pickle."""
 
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fusionproxy_ros.checkpoint import replace_file
 from fusionproxy_ros.frames import FusionError
 
 
@@ -15,12 +15,9 @@ class TensorFileError(FusionError):
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """The file holds what it held before or all of the new, whenever the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    """As replace_file does."""
+    here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    replace_file(path, save(here, metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
