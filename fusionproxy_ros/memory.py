@@ -1,6 +1,7 @@
 """What glibc does with freed image buffers. Apart from the fuser, which who only plays images does not need."""
 
 import ctypes
+import gc
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # <malloc.h>
 LIBC = ctypes.CDLL(None)
@@ -25,9 +26,10 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """All that is free goes back to the kernel: what a start and a burst needed.
+    """All that is free goes back to the kernel: what a start and a burst needed, and what an exception held.
 
-    Takes a millisecond or two, and as much from the next frame: for now and then.
+    Takes two or three milliseconds, and as much from the next frame: for now and then.
     """
+    gc.collect()
     if trim := getattr(LIBC, "malloc_trim", None):
         trim(0)

@@ -63,6 +63,7 @@ def _import_node(ahead: Node) -> type:
             import torch  # noqa: F401
     for number, handler in before.items():
         signal.signal(number, handler)
+    gc.freeze()  # what is imported stays: looking for garbage in it takes 4 to 10 ms each time
     return FusionNode
 
 

@@ -33,6 +33,19 @@ images = [np.ones((480, 640, 3), np.uint8) for _ in range(40)]
 print(open("/proc/self/smaps_rollup").read().split("AnonHugePages:")[1].split()[0])
 """
 
+GARBAGE = """
+def held():
+    image = [np.ones((480, 640, 3), np.uint8)]
+    image.append(image)
+
+before = resident_mb()
+for _ in range(200):
+    held()
+full = resident_mb()
+give_back_freed_memory()
+print(before, full, resident_mb())
+"""
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 
 
@@ -51,3 +64,9 @@ def test_freed_images_are_kept_for_the_next_and_given_back_when_asked_for():
 
 def test_images_in_the_place_of_freed_large_arrays_bring_their_own_pages_and_no_huge_ones():
     assert list(printed(REUSED)) == [0]
+
+
+def test_images_that_only_hold_each_other_are_given_back_too():
+    before, full, tidied = printed(GARBAGE)
+    assert full - before > 150
+    assert tidied < before + 20
