@@ -134,6 +134,7 @@ class Fuser:
         pair = Pair(Frame(0, "", np.dstack([dark] * 3), "rgb8"), Frame(0, "", dark, "mono8"), Mode.FUSED)
         for _ in range(3):
             self.fuse(pair, identity())
+        self._restraint = Restraint()  # the first frame is still to come
 
     def fuse(self, pair: Pair, registration: Registration) -> Fused:
         """The fused picture of one pair; RGB's own pixels where the pair has no thermal frame.

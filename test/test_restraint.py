@@ -165,6 +165,16 @@ def test_the_fuser_says_that_thermal_is_held_down_and_by_how_much(student):
     assert np.ptp(fused.thermal) == pytest.approx(fused.thermal_contrast * np.ptp(aligned.thermal), abs=2)
 
 
+def test_a_fuser_that_was_warmed_up_looks_at_the_first_frame(student):
+    luma, counts = outlines(30), beside(outlines(80).astype(np.uint16) * 40)
+    cold, warm = (Fuser(student, NormalisationConfig(), "cpu", 1) for _ in range(2))
+    warm.warm_up()
+    assert warm.fuse(pair_of(luma, counts), identity()).thermal_contrast < 1
+    np.testing.assert_array_equal(
+        *(each.fuse(pair_of(luma, counts), identity()).pixels for each in (cold, warm))
+    )
+
+
 def test_a_calibration_that_puts_thermal_in_its_place_frees_it(student):
     luma, counts = outlines(30), outlines(80).astype(np.uint16) * 40
     shift = np.array(
