@@ -1,5 +1,6 @@
-"""Geometry worked out by hand, without the package's helpers or OpenCV's camera models; random calibrations."""
+"""Geometry worked out by hand, without the package's helpers or OpenCV's camera models; what tests draw."""
 
+import cv2
 import numpy as np
 from hypothesis import strategies as st
 
@@ -119,3 +120,13 @@ def street(size_px, shift_px=(0, 0)):
     rgb = canvas[40 : 40 + height, 40 : 40 + width] + noise[0]
     thermal = 255 - canvas[40 - dy : 40 - dy + height, 40 - dx : 40 - dx + width] + noise[1]
     return (np.clip(p, 0, 255).astype(np.uint8) for p in (rgb, thermal))
+
+
+def outlines(contrast, seed=0, shape=(160, 213), signs=(-1, 1)):
+    """(H, W) uint8: the same rectangles for every `contrast`, lighter or darker than the ground as `signs` allow."""
+    rng, picture = np.random.default_rng(seed), np.full(shape, 120, np.float32)
+    for _ in range(40):
+        centre = rng.uniform(0, shape[1]), rng.uniform(0, shape[0])
+        corners = cv2.boxPoints((centre, rng.uniform(5, 40, 2).tolist(), rng.uniform(0, 90))).astype(np.int32)
+        cv2.fillConvexPoly(picture, corners, 120 + contrast * float(rng.choice(signs)), cv2.LINE_AA)
+    return np.rint(picture).astype(np.uint8)

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from geometry import outlines
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,16 +24,6 @@ from fusionproxy_ros.restraint import (
 
 SIZE = 160, 213
 FRAME_NS = NS_PER_S // 30
-
-
-def outlines(contrast, seed=0, shape=SIZE, signs=(-1, 1)):
-    """(H, W) uint8: the same rectangles for every `contrast`, lighter or darker than the ground as `signs` allow."""
-    rng, picture = np.random.default_rng(seed), np.full(shape, 120, np.float32)
-    for _ in range(40):
-        centre = rng.uniform(0, shape[1]), rng.uniform(0, shape[0])
-        corners = cv2.boxPoints((centre, rng.uniform(5, 40, 2).tolist(), rng.uniform(0, 90))).astype(np.int32)
-        cv2.fillConvexPoly(picture, corners, 120 + contrast * float(rng.choice(signs)), cv2.LINE_AA)
-    return np.rint(picture).astype(np.uint8)
 
 
 def beside(picture):

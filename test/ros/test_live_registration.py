@@ -9,7 +9,7 @@ import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from fusionproxy_ros.msg import FusionStatus
-from geometry import street
+from geometry import outlines, street
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -185,3 +185,28 @@ def test_a_drift_of_5_px_is_reported_within_10_s_and_with_refinement_removed(gra
     # What is left is estimated against the corrected picture, and small.
     play((4, -3), 10, until=lambda s: np.linalg.norm(shift(s)) < 2)
     assert np.linalg.norm(shift(down.statuses[-1])) < 2
+
+
+def test_thermal_that_lies_beside_rgb_is_shown_with_less_contrast_and_that_is_told(graph):
+    graph.fusion(STILL)
+    down, diagnoses = graph.downstream(), []
+    graph.node.create_subscription(DiagnosticArray, "/diagnostics", diagnoses.append, 10)
+    cameras = graph.cameras()
+    rgb = np.dstack([outlines(30, shape=RGB_PX[::-1])] * 3)
+    thermal = outlines(80, shape=RGB_PX[::-1])
+    beside = np.roll(thermal, (24, 32), (0, 1))
+    assert ask_until(fused, cameras, down, rgb, thermal).reason == ""
+    restrained = ask_until(lambda status: status.reason, cameras, down, rgb, beside)
+    assert fused(restrained) and "edges lie beside RGB's" in restrained.reason
+
+    def told():
+        statuses = [one for array in diagnoses for one in array.status if one.name == "fusionproxy: fusion"]
+        values = [
+            {pair.key: pair.value for pair in one.values}.get("thermal_contrast", "1") for one in statuses
+        ]
+        return any(
+            float(value) < 0.9 and one.level == DiagnosticStatus.WARN and "beside RGB's" in one.message
+            for one, value in zip(statuses, values, strict=True)
+        )
+
+    wait_until(told, 5, "the warning")
