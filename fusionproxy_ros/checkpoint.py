@@ -51,7 +51,7 @@ def shapes(widths: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
     return {f"{layer}.weight": kernel for layer, kernel in kernels.items()} | biases
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def save_bytes(path: Path, content: bytes) -> None:
     """The file holds what it held before or all of `content`, whenever the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")

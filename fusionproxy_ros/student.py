@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from fusionproxy_ros.checkpoint import ARCHITECTURE, Weights, read_weights, replace_file
+from fusionproxy_ros.checkpoint import ARCHITECTURE, Weights, read_weights, save_bytes
 from fusionproxy_ros.colour import add_luma
 
 CHANNELS_LAST = torch.channels_last
@@ -110,7 +110,7 @@ def save_student(student: Student, path: Path, metadata: dict[str, str]) -> None
         "architecture": ARCHITECTURE,
         "arguments": json.dumps({"widths": student.widths}),
     }
-    replace_file(Path(path), save(weights_of(student).arrays, described))
+    save_bytes(Path(path), save(weights_of(student).arrays, described))
 
 
 def weights_of(student: Student) -> Weights:

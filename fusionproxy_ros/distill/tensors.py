@@ -6,7 +6,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fusionproxy_ros.checkpoint import replace_file
+from fusionproxy_ros.checkpoint import save_bytes
 from fusionproxy_ros.frames import FusionError
 
 
@@ -15,9 +15,9 @@ class TensorFileError(FusionError):
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """As replace_file does."""
+    """As save_bytes does."""
     here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    replace_file(path, save(here, metadata))
+    save_bytes(path, save(here, metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
