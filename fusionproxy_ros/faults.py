@@ -16,7 +16,6 @@ from functools import partial
 import numpy as np
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
-from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import QoSDurabilityPolicy, QoSLivelinessPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
@@ -239,7 +238,7 @@ BAD_PARAMETERS = {
 @contextmanager
 def _parameters(bench):
     """Bad values must be refused with a reason; good ones are set, and reset at the end."""
-    client = AsyncParameterClient(bench.node, "fusion")
+    client = bench.parameters
 
     def set_parameters(values: dict, good: bool) -> None:
         try:

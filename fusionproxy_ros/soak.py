@@ -22,6 +22,7 @@ from statistics import median
 
 import numpy as np
 import rclpy
+from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
@@ -344,7 +345,8 @@ def rss_growth(rss: list[int]) -> float | None:
 class Bench:
     """The node under test, the cameras and the downstream as processes; what the acts of faults take hold of.
 
-    fusion, thermal: processes. node: of this process. problems: what acts found wrong, since the last look.
+    fusion, thermal: processes. node: of this process. parameters: client of those of the node under test.
+    problems: what acts found wrong, since the last look.
     """
 
     def __init__(self, shots: list[Shot], sizes_px: tuple, parameters: dict, folder: Path):
@@ -354,6 +356,8 @@ class Bench:
         self.rss: list[int] = []  # bytes, once a second
         self.shared: list[int] = []  # of them, in the shared segments of the middleware, peers' among them
         self.node = rclpy.create_node("soak")
+        # One for all: each is six more endpoints, of which the node under test keeps account.
+        self.parameters = AsyncParameterClient(self.node, "fusion")
         self._downstream = self._start(_listen, folder, self._clock)
         self.start_fusion()
         self.rgb = self._start_camera("rgb", *(["clock"] if parameters.get("use_sim_time") else []))
