@@ -89,7 +89,7 @@ def tolerated_contrast(luma: np.ndarray, thermal: np.ndarray, real: np.ndarray |
     if strength >= 1:
         return 1.0
     agreement, clarity = _agreement(luma, thermal, real)
-    blame = _ramp(agreement, ALIGNED, BESIDE) * _ramp(clarity, UNCLEAR, CLEAR)
+    blame = np.interp(agreement, (BESIDE, ALIGNED), (1, 0)) * np.interp(clarity, (UNCLEAR, CLEAR), (0, 1))
     return float(1 - blame * (1 - max(strength, LEAST_CONTRAST)))
 
 
@@ -121,8 +121,3 @@ def _strength(pixels: np.ndarray, real: np.ndarray | None) -> float:
     gradient = gradient.ravel() if real is None else gradient[real]
     strong = max(1, round(STRONG_SHARE * gradient.size))
     return float(np.partition(gradient, -strong)[-strong:].mean())
-
-
-def _ramp(value: float, low: float, high: float) -> float:
-    """0 at `low`, 1 at `high`, linear between; either may be the larger."""
-    return min(max((value - low) / (high - low), 0.0), 1.0)

@@ -20,10 +20,8 @@ LOST_NS = 10 * NS_PER_S  # a worker that hangs for so long is lost, and another 
 STOP_S = 0.5  # how long an end waits for the frame in hand
 
 
-_IDLE: dict[bool, list[SimpleQueue]] = {
-    True: [],
-    False: [],
-}  # urgent -> the inboxes of threads that wait for work
+# urgent -> the inboxes of threads that wait for work
+_IDLE: dict[bool, list[SimpleQueue]] = {True: [], False: []}
 
 
 def run_in_background(work: Callable, *arguments, urgent: bool = False) -> None:

@@ -168,9 +168,8 @@ def test_a_fuser_that_was_warmed_up_looks_at_the_first_frame(student):
 
 def test_a_calibration_that_puts_thermal_in_its_place_frees_it(student):
     luma, counts = outlines(30), outlines(80).astype(np.uint16) * 40
-    shift = np.array(
-        [[1, 0, 12], [0, 1, 9], [0, 0, 1.0]]
-    )  # thermal shows things so far to the right and below
+    # Thermal shows things so far to the right and below.
+    shift = np.array([[1, 0, 12], [0, 1, 9], [0, 0, 1.0]])
     moved = cv2.warpPerspective(counts, shift, SIZE[::-1], borderMode=cv2.BORDER_REFLECT)
     contrasts = {
         name: Fuser(student, NormalisationConfig(), "cpu", 1)
