@@ -272,7 +272,7 @@ def _build_grid(
         aligned = aligned and valid.all() and _is_plain(x, y, top)
         # Uncovered pixels repeat the edge: cv2's own border modes go wrong past the range of int16.
         x, y = (
-            np.nan_to_num(at).clip(0, side_px - 1).astype(np.float32)
+            np.fmin(np.fmax(at, 0), side_px - 1).astype(np.float32)  # 0 for NaN
             for at, side_px in zip((x, y), thermal_size_px, strict=True)
         )
         map_xy[rows], map_fraction[rows] = cv2.convertMaps(x, y, cv2.CV_16SC2)
@@ -353,17 +353,23 @@ def _between_nodes(
     """
     height, width = u.shape
     rows, columns = (np.arange(0, side + NODE_PX, NODE_PX) for side in (height, width))
-    at, valid = exact(*np.meshgrid(u[0, 0] + columns, v[0, 0] + rows))
-    row, column = (np.arange(side) // NODE_PX for side in (height, width))
-    down, right = ((np.arange(side) % NODE_PX / NODE_PX)[:, None] for side in (height, width))
-    at = at[:, column] * (1 - right) + at[:, column + 1] * right
-    at = at[row] * (1 - down[:, None]) + at[row + 1] * down[:, None]
-    valid = valid[:, column] & valid[:, column + 1]
-    valid = valid[row] & valid[row + 1]
+    at, found = exact(*np.meshgrid(u[0, 0] + columns, v[0, 0] + rows))
+    x, y = (_upsampled(nodes)[:height, :width] for nodes in np.moveaxis(at, -1, 0))
+    whole = found[:-1, :-1] & found[:-1, 1:] & found[1:, :-1] & found[1:, 1:]
+    valid = whole.repeat(NODE_PX, 0).repeat(NODE_PX, 1)[:height, :width]
     rest = ~valid
     if rest.any():
-        at[rest], valid[rest] = exact(u[rest], v[rest])
-    return at[..., 0], at[..., 1], valid
+        at, valid[rest] = exact(u[rest], v[rest])
+        x[rest], y[rest] = at.T
+    return x, y, valid
+
+
+def _upsampled(nodes: np.ndarray) -> np.ndarray:
+    """(H, W) -> (NODE_PX (H - 1), NODE_PX (W - 1)), bilinear from every node on."""
+    share = np.arange(NODE_PX) / NODE_PX  # of the next node
+    wide = nodes[:, :-1, None] * (1 - share) + nodes[:, 1:, None] * share
+    wide, share = wide.reshape(len(nodes), 1, -1), share[:, None]
+    return (wide[:-1] * (1 - share) + wide[1:] * share).reshape(-1, wide.shape[-1])
 
 
 # --- registration by depth

@@ -26,7 +26,7 @@ from fusionproxy_ros.lens import Size
 from fusionproxy_ros.misalignment import Misalignment, MisalignmentMonitor, refine
 from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.registration import Registration
-from fusionproxy_ros.worker import run_in_background
+from fusionproxy_ros.worker import FIRST_SHARE, STALL_SHARE, run_in_background
 
 # Parameters that change a registration.
 RELEVANT = (
@@ -40,7 +40,7 @@ RELEVANT = (
     "nearest_object_m",
     "rgb_is_rectified",
 )
-PATIENCE_S = 0.05  # a frame waits that long for the grid it asked for: identity and homography are ready then
+PATIENCE = 0.8  # of what the worker takes for a stall, a frame waits for the grid it asked for
 CHECK_PERIOD_NS = 300_000_000  # between looks at the misalignment, in stamp time
 MAX_VIEWS = 2  # a camera that switches sizes, or loses its calibration for a while, needs no new grid
 MAX_SKEW_NS = 20_000_000  # what moves between the two exposures lies off as well
@@ -83,12 +83,13 @@ class View:
 
 
 class Rig:
-    """Thread-safe. Lookup grids take tenths of a second, so they are built in the background and frames go on.
+    """Thread-safe. Lookup grids take up to a tenth of a second, so they are built in the background and frames go on.
+
+    A frame that has none waits for it for a while; then it passes, as do those that follow until it is there.
 
     topics: of the RGB and the thermal images, by which a Kalibr file names its cameras.
     lookup: (rgb_frame, thermal_frame) -> rotation, translation_m, from TF; None where it is not used.
-    patience_s: how long the first frame of a size waits for its grid. None: every frame waits until its grid is there
-        (offline), and so gets exactly what is known at its time.
+    offline: every frame waits until its grid is there, and so gets exactly what is known at its time.
     """
 
     def __init__(
@@ -96,9 +97,9 @@ class Rig:
         settings: Parameters,
         topics: tuple[str, str],
         lookup: Callable | None = None,
-        patience_s: float | None = PATIENCE_S,
+        offline: bool = False,
     ):
-        self._topics, self._lookup, self._patience_s = topics, lookup, patience_s
+        self._topics, self._lookup, self._offline = topics, lookup, offline
         self._lock = threading.Lock()
         self._known = _Known(settings, {})
         self._views: dict[tuple, View] = {}  # by sizes and _Known.key, the latest used last
@@ -122,11 +123,15 @@ class Rig:
         self._frame_ids = pair.rgb.frame_id, pair.thermal.frame_id
         sizes_px = pair.thermal.size_px, pair.rgb.size_px
         if not self._serve(sizes_px):
-            built = self._request(sizes_px)
-            if built and (self._patience_s is None or sizes_px not in self._serving):
-                built.wait(self._patience_s)
+            built, old = self._request(sizes_px), self._serving.get(sizes_px)
+            if built and (self._offline or old is None or old.registration is None):
+                built.wait(None if self._offline else self._patience_s())
                 self._serve(sizes_px)
         return self._serving.get(sizes_px) or View(None, "the lookup grid of the calibration is being built")
+
+    def _patience_s(self) -> float:
+        share = STALL_SHARE if self._serving else FIRST_SHARE
+        return PATIENCE * self._known.settings.max_latency_s / share
 
     def _serve(self, sizes_px: tuple[Size, Size]) -> bool:
         """Serve the view of what is known now, if it was built already, for these sizes or an earlier time."""

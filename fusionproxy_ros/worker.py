@@ -15,6 +15,7 @@ from fusionproxy_ros.sync import NearestSync, SyncConfig
 
 STALL_SHARE = 4  # fusing that takes longer than this part of max_latency_ns...
 STALL_RATIO = 3  # ...and this many times as long as usual stalls
+FIRST_SHARE = 2  # the first frame, which waits for its lookup grid in cold memory: than this part
 RECENT = 15  # frames whose median is usual
 LOST_NS = 10 * NS_PER_S  # a worker that hangs for so long is lost, and another takes its place
 STOP_S = 0.5  # how long an end waits for the frame in hand
@@ -120,8 +121,8 @@ class Worker:
     When fusing a pair stalls (a GPU that hangs, a machine that is busy elsewhere), a second thread, the stand-in, lets
     its RGB frame through, and those of all that follow, until the worker comes back; what it then brings is too late
     and forgotten. A pair stalls that takes longer than a STALL_SHARE-th of its lane's max_latency_ns, and STALL_RATIO
-    times as long as usual: where everything is slow, everything is fused. A worker that does not come back within
-    LOST_NS is replaced.
+    times as long as usual: where everything is slow, everything is fused. The first may take a FIRST_SHARE-th. A worker
+    that does not come back within LOST_NS is replaced.
     """
 
     def __init__(self):
@@ -260,6 +261,8 @@ class Worker:
         """How long from now nothing can stall."""
         if not self._hand:
             return min((lane.max_latency_ns for lane in self._lanes), default=NS_PER_S) // STALL_SHARE
-        usual_ns = median(self._recent_ns) if self._recent_ns else 0
-        limit_ns = max(self._hand[0].max_latency_ns // STALL_SHARE, STALL_RATIO * usual_ns)
+        limit_ns = self._hand[0].max_latency_ns // FIRST_SHARE
+        if self._recent_ns:
+            usual_ns = median(self._recent_ns)
+            limit_ns = max(self._hand[0].max_latency_ns // STALL_SHARE, STALL_RATIO * usual_ns)
         return int(self._since_ns + limit_ns - time.monotonic_ns())

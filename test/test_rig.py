@@ -1,5 +1,6 @@
 """The rig follows whatever says where the cameras are, never blocks frames, and says what it waits for."""
 
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,14 +15,15 @@ pytest.importorskip(
 from geometry import RGB_PX, THERMAL_PX, rotation_matrix, simple_calibration, street
 
 from fusionproxy_ros import registration
-from fusionproxy_ros import rig as rig_module
 from fusionproxy_ros.calibration import save_calibration
 from fusionproxy_ros.frames import Frame, Fused, Mode, Pair, RegistrationError
 from fusionproxy_ros.parameters import Parameters
 from fusionproxy_ros.rig import AlignmentWatch, Rig
+from fusionproxy_ros.worker import FIRST_SHARE, STALL_SHARE
 
 TOPICS = "/rgb/image_raw", "/thermal/image_raw"
 EXTRINSIC = Parameters(registration_mode="extrinsic", translation_m=(0.1, 0.0, 0.0))
+PATIENT = replace(EXTRINSIC, max_latency_s=10.0)  # on a busy machine too
 
 
 def pair(rgb_px=RGB_PX, thermal_px=THERMAL_PX, stamp_ns=1):
@@ -62,10 +64,33 @@ def same(view, expected, of=None):
     return np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("mode", ["identity", "homography"])
-def test_the_first_frame_waits_a_moment_for_its_grid(monkeypatch, mode):
-    monkeypatch.setattr(rig_module, "PATIENCE_S", 10.0)  # on a busy machine too
-    assert Rig(Parameters(registration_mode=mode), TOPICS).view(pair()).registration
+@pytest.mark.parametrize("mode", ["identity", "homography", "extrinsic"])
+def test_the_first_frame_waits_a_moment_for_its_grid(mode):
+    rig = Rig(replace(PATIENT, registration_mode=mode), TOPICS)
+    introduce(rig)
+    assert rig.view(pair()).registration
+
+
+def test_the_first_frame_with_a_calibration_waits_a_moment_for_its_grid():
+    rig = Rig(PATIENT, TOPICS)
+    assert rig.view(pair()).problem.startswith("waiting for rgb/camera_info")
+    introduce(rig)
+    assert rig.view(pair()).registration
+
+
+@pytest.mark.parametrize("share", [FIRST_SHARE, STALL_SHARE])
+def test_no_frame_waits_for_its_grid_until_the_worker_takes_that_for_a_stall(monkeypatch, share):
+    rig, go_on = Rig(replace(EXTRINSIC, max_latency_s=2.0), TOPICS), threading.Event()
+    if share == STALL_SHARE:
+        settled(rig)  # frames were answered before, without a calibration
+    monkeypatch.setattr(registration.Registration, "prepare", lambda *_: go_on.wait(10))
+    introduce(rig)
+    start_s = time.monotonic()
+    view = rig.view(pair())
+    waited_s = time.monotonic() - start_s
+    go_on.set()
+    assert view.registration is None
+    assert 0.7 * 2.0 / share < waited_s < 2.0 / share
 
 
 def test_frames_are_told_what_extrinsic_registration_waits_for():

@@ -185,7 +185,7 @@ class Core:
         self.identity = [repr(p), hashlib.sha256(student.read_bytes()).hexdigest(), repr(cameras)]
         self._sync = NearestSync(p.sync_config())
         lookup = self._transforms.lookup if p.extrinsics_source == "tf" else None
-        self._rig = Rig(p, (cameras.rgb, cameras.thermal), lookup, patience_s=None)
+        self._rig = Rig(p, (cameras.rgb, cameras.thermal), lookup, offline=True)
         for name, info in self._infos.items():
             if info is not None:
                 self._rig.set_camera_info(name, info)
