@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from fusionproxy_ros.frames import FusionError
 
@@ -18,7 +17,15 @@ ARCHITECTURE = "local-affine-1"
 
 
 class StudentError(FusionError):
-    """A checkpoint that is missing, damaged, or not of this architecture."""
+    """A checkpoint that is missing, damaged, or not of this architecture, or what reads it is missing."""
+
+
+try:
+    from safetensors import SafetensorError, safe_open
+except ImportError as error:  # rosdep does not know it
+    raise StudentError(
+        f"the student's weights are read by safetensors ({error}): pip install safetensors"
+    ) from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,6 +47,13 @@ def test_the_node_that_joined_ahead_is_gone_when_the_node_runs(graph):
     wait_until(lambda: [name for name in names() if "fusion" in name] == ["fusion"], 10, "one node")
 
 
+def test_without_safetensors_the_node_says_what_to_install():
+    code = "import sys; sys.modules['safetensors'] = None; from fusionproxy_ros.start import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.rstrip().endswith(": pip install safetensors")
+
+
 def heaps(pid):
     """How many glibc has begun beside its first: each reserves 64 MiB, and what it does not use yet is locked."""
     maps = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
