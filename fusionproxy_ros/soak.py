@@ -445,7 +445,9 @@ def soak(
                     bench.sleep_until(slot.end_ns)
                 bench.sleep_until(slot.stop_ns)
                 problems[index], bench.problems = bench.problems, []
-            bench.rgb.join()
+            bench.rgb.join(10.0)
+            if bench.rgb.is_alive():
+                problems[index].append("the RGB camera's process hangs (Fast DDS issue 6485, see docs/performance.md)")
             time.sleep(1.0)  # the last answers
     finally:
         alive = bench.end()

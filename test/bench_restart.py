@@ -36,7 +36,8 @@ def main() -> None:
     for slot, row in zip(slots, rows, strict=True):
         first_ns = min((ns for ns in answers_ns if slot.end_ns < ns < slot.stop_ns), default=None)
         starts_s.append((first_ns - slot.end_ns) / 1e9 if first_ns else None)
-        told = "silent" if first_ns is None else f"{starts_s[-1]:5.2f} s to the first answer"
+        told = f"{starts_s[-1]:5.2f} s to the first answer" if first_ns else "silent"
+        told = told if row["frames"] else "the RGB camera hangs"
         print(f"{told}, {row['recovery_frames']} frames before it was fused {row['reasons'] or ''}")
     answered = [s for s in starts_s if s is not None]
     frames = [row["recovery_frames"] for row in rows if row["recovery_frames"] is not None]

@@ -34,6 +34,9 @@ print(open("/proc/self/smaps_rollup").read().split("AnonHugePages:")[1].split()[
 """
 
 GARBAGE = """
+import gc
+gc.disable()  # it might look for such images by itself meanwhile
+
 def held():
     image = [np.ones((480, 640, 3), np.uint8)]
     image.append(image)

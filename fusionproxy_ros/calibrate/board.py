@@ -404,7 +404,7 @@ class _Problem:
     def solve_motion(self, views: list[View], rgb: Camera, thermal: Camera) -> _Solution:
         """The motion between calibrated cameras, from the views that both see."""
         shared = _shared(views)
-        rms_px, *_, rotation, translation_m, _, _, _, _, errors_px = cv2.stereoCalibrateExtended(
+        rms_px, _, _, _, _, rotation, translation_m, *_, errors_px = cv2.stereoCalibrateExtended(
             [self.board.points_m()] * len(shared),
             [v.rgb for v in shared],
             [v.thermal for v in shared],
