@@ -447,7 +447,8 @@ def soak(
                 problems[index], bench.problems = bench.problems, []
             bench.rgb.join(10.0)
             if bench.rgb.is_alive():
-                problems[index].append("the RGB camera's process hangs (Fast DDS issue 6485, see docs/performance.md)")
+                cause = "Fast DDS issue 6485, most likely: see docs/performance.md, 'Starting again after a crash'"
+                problems[index].append(f"the RGB camera's process hangs ({cause})")
             time.sleep(1.0)  # the last answers
     finally:
         alive = bench.end()

@@ -15,7 +15,7 @@ from fusionproxy_ros.sync import NearestSync, SyncConfig
 
 STALL_SHARE = 4  # fusing that takes longer than this part of max_latency_ns...
 STALL_RATIO = 3  # ...and this many times as long as usual stalls
-FIRST_SHARE = 2  # the first frame, which waits for its lookup grid in cold memory: than this part
+FIRST_SHARE = 2  # before anything is usual, longer than this part: a first frame waits for its lookup grid
 RECENT = 15  # frames whose median is usual
 LOST_NS = 10 * NS_PER_S  # a worker that hangs for so long is lost, and another takes its place
 STOP_S = 0.5  # how long an end waits for the frame in hand

@@ -32,14 +32,17 @@ def main() -> None:
         rows, _ = soak.soak(slots, (640, 480), {}, Path(folder), soak.Limits())
         lines = map(json.loads, (Path(folder) / "downstream.log").read_text().splitlines())
         answers_ns = [ns for output, ns, *_ in lines if output == "status"]
-    starts_s = []
+    answered = []  # seconds from the start to the first answer
     for slot, row in zip(slots, rows, strict=True):
-        first_ns = min((ns for ns in answers_ns if slot.end_ns < ns < slot.stop_ns), default=None)
-        starts_s.append((first_ns - slot.end_ns) / 1e9 if first_ns else None)
-        told = f"{starts_s[-1]:5.2f} s to the first answer" if first_ns else "silent"
-        told = told if row["frames"] else "the RGB camera hangs"
-        print(f"{told}, {row['recovery_frames']} frames before it was fused {row['reasons'] or ''}")
-    answered = [s for s in starts_s if s is not None]
+        firsts_s = [(ns - slot.end_ns) / 1e9 for ns in answers_ns if slot.end_ns < ns < slot.stop_ns]
+        if not firsts_s:
+            print("silent" if row["frames"] else "the RGB camera hangs")
+            continue
+        answered.append(min(firsts_s))
+        unfused = row["recovery_frames"]
+        print(
+            f"{answered[-1]:5.2f} s to the first answer, {unfused} frames before it was fused {row['reasons'] or ''}"
+        )
     frames = [row["recovery_frames"] for row in rows if row["recovery_frames"] is not None]
     print(
         f"{rounds - len(answered)} of {rounds} silent; first answer after {median(answered):.2f} s, at most "
