@@ -84,6 +84,14 @@ class FusionNode(LifecycleNode):
         if state == "active":
             self.trigger_activate()
 
+    def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:
+        """Up to Jazzy's, rclpy raises where a state does not have the transition, and that would end the process."""
+        try:
+            return super()._LifecycleNodeMixin__change_state(transition_id)
+        except RuntimeError as error:
+            self.get_logger().error(f"no such transition from here: {error}")
+            return TransitionCallbackReturn.ERROR
+
     @_told
     def on_configure(self, state) -> TransitionCallbackReturn:
         try:

@@ -29,7 +29,7 @@ SERVICES = {  # that tests call; one wait for the discovery of all is enough
     "fusion/change_state": ChangeState,
     "fusion/get_state": GetState,
 }
-PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
+PROFILES = "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"
 
 
 class SkippedModule(pytest.Module):
@@ -59,7 +59,7 @@ class Graph:
 
     def camera(self, *arguments, default_segment=False):
         """Start test/ros/camera_process.py; with `default_segment` without the shipped Fast DDS profile."""
-        env = {key: value for key, value in os.environ.items() if not (default_segment and key == PROFILE)}
+        env = {key: value for key, value in os.environ.items() if not (default_segment and key in PROFILES)}
         command = [sys.executable, str(Path(__file__).parent / "camera_process.py"), *arguments]
         self.processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
         return self.processes[-1]
