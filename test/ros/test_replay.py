@@ -234,6 +234,21 @@ def test_a_recording_replayed_through_the_real_node_gives_the_pixels_that_fuse_b
             assert (live.thermal_low, live.thermal_high) == (expected.thermal_low, expected.thermal_high)
 
 
+def test_ten_loops_of_a_recording_give_the_node_as_many_pairs_each(graph, tmp_path):
+    """Of images, not to the nanosecond: who is first, the last thermal image or the clock's jump, the graph decides."""
+    bag = write_bag(tmp_path / "bag", camera_stream(textures(45)))
+    down = graph.downstream(keep_pixels=False)
+    process = start_replay(graph, bag, loop=True, wait_s=40)
+    graph.fusion({"use_sim_time": True, "deadline_s": 1.0, "max_latency_s": 5.0})  # load does not count
+    wait_until(lambda: len(down.statuses) >= 450, 60, "ten loops")
+    process.send_signal(signal.SIGTERM)
+    answers = [(stamp_to_ns(status.header.stamp), status.mode) for status in down.statuses[:450]]
+    loops = [answers[i : i + 45] for i in range(0, 450, 45)]
+    assert [ns for ns, _ in loops[1]] == sorted(ns for ns, _ in loops[1])
+    assert all(loop == loops[1] for loop in loops[1:])
+    assert {mode for _, mode in loops[1]} == {FusionStatus.FUSED}
+
+
 @pytest.mark.parametrize(
     "kind", ["os/path", "os/msg/Path", "std_msgs/msg/../os", "std_msgs/srv/Empty", "Std_msgs/msg/String", ""]
 )
