@@ -113,7 +113,7 @@ class Parameters:
         "max_latency_s",
         0.2,
         "Overload: a frame this old in s is skipped, and counted, when a newer one is ready. Fusing that takes "
-        "a quarter of it and thrice the usual stalls: RGB passes.",
+        "a quarter of it and thrice the usual (at the start: half of it) stalls: RGB passes.",
         low=0.01,
         high=10.0,
         live=True,

@@ -261,8 +261,9 @@ class Worker:
         """How long from now nothing can stall."""
         if not self._hand:
             return min((lane.max_latency_ns for lane in self._lanes), default=NS_PER_S) // STALL_SHARE
-        limit_ns = self._hand[0].max_latency_ns // FIRST_SHARE
+        max_latency_ns = self._hand[0].max_latency_ns
         if self._recent_ns:
-            usual_ns = median(self._recent_ns)
-            limit_ns = max(self._hand[0].max_latency_ns // STALL_SHARE, STALL_RATIO * usual_ns)
+            limit_ns = max(max_latency_ns // STALL_SHARE, STALL_RATIO * median(self._recent_ns))
+        else:
+            limit_ns = max_latency_ns // FIRST_SHARE
         return int(self._since_ns + limit_ns - time.monotonic_ns())
