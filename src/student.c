@@ -1,6 +1,6 @@
 /* The student's forward pass on a CPU: luma and thermal in grey levels in, fused luma in grey levels out.
  *
- * The same network as Student.forward in fusionproxy_ros/student.py, whose names and formulas are used here; native.py
+ * The same network as Student.forward in fusionproxy_ros/fusion/network.py, whose names and formulas are used here; fusion/cpu.py
  * packs its weights. Written for this one network because a general runtime spends most of its time between the
  * layers: here nothing is allocated, reordered or converted at full resolution, and one team of threads works through
  * all layers.

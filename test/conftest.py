@@ -1,20 +1,36 @@
-"""Pictures that several test modules share."""
+"""How tests run, and pictures that several test modules share."""
 
 import os
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# No deadline: beside other work the slowest example says nothing. A hang is what pytest's timeout is for.
+settings.register_profile("fusionproxy", deadline=None, print_blob=True)
+settings.load_profile("fusionproxy")
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it; the cores are for other tests
 
 
 def pytest_configure(config):
-    """Threads of one process of `pytest -n` hold the cores that the other processes need."""
+    """What a module's tests share is made once, and not once per process of `pytest -n`."""
     if getattr(config.option, "numprocesses", None):
-        config.option.dist = "loadfile"  # what a module's tests share is made once, not once per worker
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torch and numpy read when a worker imports them
+        config.option.dist = "loadfile"
     if hasattr(config, "workerinput"):
         cv2.setNumThreads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_of_torch():
+    """Fusers and commands set their number for the whole process; the tests after them would spin on all cores."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,186 +1,73 @@
 """No way from a message, a parameter or a file into a shell, eval or pickle; and an SROS2 policy that sros2 takes."""
 
-import ast
 import importlib.util
+import json
+import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
-import fusionproxy_ros
-
 ROOT = Path(__file__).parent.parent
-PACKAGE = Path(fusionproxy_ros.__file__).parent
 POLICY = ROOT / "config" / "sros2_policy.xml"
-SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "launch").glob("*.py"), *(ROOT / "scripts").glob("*")])
-NAMES = [str(path.relative_to(PACKAGE.parent if PACKAGE in path.parents else ROOT)) for path in SOURCES]
 
-# Modules that turn bytes into objects or text into code.
-UNSAFE_MODULES = {
-    *("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve"),
-    *("code", "codeop", "pty", "pdb", "runpy"),
-}
-UNSAFE_BUILTINS = {"eval", "exec", "compile", "__import__"}
-# The end of a dotted name, as it is written.
-UNSAFE_CALLS = {
-    *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "asyncio.create_subprocess_shell"),
-    *(f"os.{verb}{end}" for verb in ("exec", "spawn") for end in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")),
-    *("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all", "yaml.unsafe_load", "yaml.unsafe_load_all"),
-    *("torch.load", "torch.jit.load", "torch.hub.load", "torch.package.PackageImporter"),
-    *("np.fromregex", "pd.eval", "pandas.read_pickle", "pd.read_pickle", "logging.config.fileConfig"),
-}  # fmt: skip
-# These start processes of our own: the demo and the soak test, which are commands and no part of the node.
-MAY_START_PROCESSES = {"demo", "soak", "faults"}
-
-
-def tree(path):
-    return ast.parse(path.read_text())
-
-
-def dotted(node):
-    """ "os.path.join" of such an expression; "" of another."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute) and (before := dotted(node.value)):
-        return f"{before}.{node.attr}"
-    return ""
-
-
-def imported(path):
-    """Full names of all modules and of what is taken from them."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def calls(path):
-    return [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
-
-
-def found_in(path):
-    """What a file must not hold, each with its line."""
-    for name in imported(path):
-        if name.split(".")[0] in UNSAFE_MODULES or name in UNSAFE_CALLS:
-            yield f"import {name}"
-    for call in calls(path):
-        name, where = dotted(call.func), f"line {call.lineno}"
-        if name in UNSAFE_BUILTINS or name in UNSAFE_CALLS:
-            yield f"{where}: {name}"
-        for keyword in call.keywords:
-            if keyword.arg in ("shell", "allow_pickle"):
-                yield f"{where}: {keyword.arg}="
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
-def test_nothing_is_evaluated_unpickled_or_given_to_a_shell(path):
-    assert not list(found_in(path))
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=NAMES)
-def test_only_the_demo_and_the_soak_test_start_processes_and_from_lists_of_arguments(path):
-    starts = [call for call in calls(path) if dotted(call.func).startswith("subprocess.")]
-    if "subprocess" in {name.split(".")[0] for name in imported(path)}:
-        assert path.stem in MAY_START_PROCESSES
-    for call in starts:
-        # A text would be split by a shell's rules, or run as one.
-        assert call.args and not isinstance(call.args[0], (ast.Constant, ast.JoinedStr, ast.BinOp)), (
-            call.lineno
-        )
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "eval(x)",
-        "import pickle",
-        "from pickle import loads",
-        "os.system(x)",
-        "yaml.load(x)",
-        "torch.load(x)",
-        "np.load(x, allow_pickle=True)",
-        "subprocess.run(x, shell=True)",
-    ],
+BAD_LINES = (
+    *("eval(x)", "exec(x)", "import builtins"),
+    *("import pickle", "import dill", "import joblib", "import marshal, json", "import shelve"),
+    *("from pickle import loads", "import pandas as pd; pd.read_pickle(x)"),
+    *("import code", "import codeop", "import pdb", "import pty", "import runpy", "import logging.config"),
+    *("import os; os.system(x)", "from os import popen; popen(x)", "import os; os.execv(x, y)"),
+    *("import os; os.spawnlp(x, y)", "import asyncio; asyncio.create_subprocess_shell(x)"),
+    *("import subprocess", "from subprocess import run", "start(x, shell=True)"),
+    *("import yaml; yaml.load(x)", "import yaml; yaml.full_load(x)", "from yaml import unsafe_load_all"),
+    *("import torch; torch.load(x)", "import torch; torch.jit.load(x)", "import torch.hub"),
+    *("import numpy as np; np.load(x, allow_pickle=True)", "import numpy as np; np.fromregex(x, y, z)"),
 )
-def test_the_scan_sees_what_it_looks_for(tmp_path, line):
-    path = tmp_path / "bad.py"
-    path.write_text(line)
-    assert list(found_in(path))
 
 
-def node_sources():
-    """The files that the live node is made of: `node` and all that it imports, directly or not."""
-    seen, waiting = set(), ["node"]
-    while waiting:
-        name = waiting.pop()
-        if name not in seen and (PACKAGE / f"{name}.py").is_file():
-            seen.add(name)
-            ours = [
-                n.split(".")[1:] for n in imported(PACKAGE / f"{name}.py") if n.startswith("fusionproxy_ros.")
-            ]
-            waiting += [parts[0] for parts in ours if parts]
-    return [PACKAGE / f"{name}.py" for name in sorted(seen)]
+def complaints(*arguments, code=None):
+    """What `make lint` says about security, as (file name, line, rule): ruff's S, and what pyproject.toml bans."""
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "json", *arguments]
+    done = subprocess.run(command, cwd=ROOT, input=code, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    found = [(Path(c["filename"]).name, c["location"]["row"], c["code"]) for c in json.loads(done.stdout)]
+    return [one for one in found if re.fullmatch(r"S\d+|TID251", one[2])]
 
 
-WRITERS = {
-    "write_text",
-    "write_bytes",
-    "imwrite",
-    "imwritemulti",
-    "savetxt",
-    "unlink",
-    "rename",
-    "rmdir",
-    "mkdir",
-    "touch",
-}
-REMOVERS = {
-    "remove",
-    "unlink",
-    "rmdir",
-    "rmtree",
-    "rename",
-    "replace",
-    "makedirs",
-    "mkdir",
-    "chmod",
-    "symlink",
-}
+@pytest.fixture(scope="module")
+def ruff():
+    pytest.importorskip("ruff", reason="ruff is not here: pip install ruff")
 
 
-def writes(call):
-    name = dotted(call.func)
-    end = call.func.attr if isinstance(call.func, ast.Attribute) else name
-    if end == "open":
-        modes = [
-            a.value
-            for a in [*call.args[1:2], *(k.value for k in call.keywords)]
-            if isinstance(a, ast.Constant)
-        ]
-        return any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes)
-    return end in WRITERS or (name.startswith(("os.", "shutil.")) and end in REMOVERS)
+@pytest.fixture(scope="module")
+def refused(ruff):
+    """Those of BAD_LINES that may not stand in a file of the package."""
+    found = complaints("--stdin-filename", "fusionproxy_ros/core/bad.py", "-", code="\n".join(BAD_LINES))
+    return [BAD_LINES[row - 1] for _, row, _ in found]
 
 
-def test_the_node_writes_no_file_whatever_path_a_parameter_names():
-    """Saving is left to functions named so, for the offline tools; nothing that the node runs calls them."""
-    for path in node_sources():
-        for scope in tree(path).body:
-            for function in [
-                scope,
-                *(n for n in getattr(scope, "body", []) if isinstance(n, ast.FunctionDef)),
-            ]:
-                name = getattr(function, "name", "")
-                if name.startswith(("save_", "_write")) or isinstance(function, ast.ClassDef):
-                    continue
-                for call in (n for n in ast.walk(function) if isinstance(n, ast.Call)):
-                    told = f"{path.name}:{call.lineno} {dotted(call.func)}"
-                    assert not writes(call), told
-                    assert not dotted(call.func).split(".")[-1].startswith(("save_", "_write")), told
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_lint_refuses_what_turns_bytes_into_objects_or_text_into_code(refused, line):
+    assert line in refused
 
 
-def test_the_node_is_more_than_its_own_file():
-    assert {"node", "rig", "calibration", "student", "messages"} <= {path.stem for path in node_sources()}
+@pytest.mark.parametrize("call", ['subprocess.run(f"ls {x}")', 'subprocess.run("ls", shell=True)'])
+def test_where_processes_may_be_started_none_is_given_a_shell_or_a_text_made_up(ruff, call):
+    code = f"import subprocess  # noqa: TID251\n{call}\n"
+    found = complaints("--stdin-filename", "fusionproxy_ros/trials/bad.py", "-", code=code)
+    assert {row for _, row, _ in found} == {2}
+
+
+def test_nothing_in_the_package_is_evaluated_unpickled_or_given_to_a_shell(ruff):
+    assert not complaints()
+
+
+def test_lint_reads_the_scripts_too(ruff):
+    command = [sys.executable, "-m", "ruff", "check", "--show-files"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert {str(ROOT / "scripts" / name) for name in ("fusion_node", "fusionproxy")} < set(shown)
 
 
 # --- SROS2

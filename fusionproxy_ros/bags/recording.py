@@ -1,6 +1,6 @@
 """Reads rosbag2 recordings, sqlite3 and MCAP, whole, split, compressed or damaged: message bytes in order of time.
 
-The libraries read what is sound; `salvage` reads the rest of a file that is not, and says where it is broken.
+rosbags reads what is sound; salvage reads the rest of a file that is not, and says where it is broken.
 """
 
 import re
@@ -12,15 +12,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import yaml
-from rosbags.interfaces import MessageDefinitionFormat, Qos
+from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinitionFormat, Qos
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
 
-from fusionproxy_ros.bags import BagError, zstd
-from fusionproxy_ros.bags.salvage import Damage, McapSalvage, SqliteSalvage, missing_bytes, salvage
-from fusionproxy_ros.frames import shown
+from fusionproxy_ros.bags.salvage_mcap import McapSalvage
+from fusionproxy_ros.bags.salvage_sqlite import SqliteSalvage, missing_bytes
+from fusionproxy_ros.bags.storage import BagError, Damage, StorageReader, Stored, zstd
+from fusionproxy_ros.core.errors import shown
 
 STATUS = "fusionproxy_ros/msg/FusionStatus"
 STORAGES = {".mcap": "mcap", ".db3": "sqlite3"}
@@ -51,6 +54,15 @@ class Message:
     data: bytes
 
 
+@dataclass(eq=False)
+class _OpenFile:
+    """A storage file, read by rosbags as far as it is sound, and then by a salvage."""
+
+    path: Path
+    reader: StorageReader
+    is_damaged: bool
+
+
 class Recording:
     """A recording, open for reading. Use it in a `with` statement.
 
@@ -68,11 +80,10 @@ class Recording:
         self._stack = ExitStack()
         self._by_message = False  # each message is compressed
         try:
-            files = self._files()
-            self._readers = [self._open(file) for file in files]
-            self.storage = STORAGES[self._readers[0].path.suffix]
+            self._open_files = [self._open(file) for file in self._files()]
+            self.storage = STORAGES[self._open_files[0].path.suffix]
             self.topics: dict[str, Topic] = {}
-            for connection in (c for reader in self._readers for c in reader.connections):
+            for connection in (c for file in self._open_files for c in file.reader.connections):
                 topic = _topic(connection)
                 known = self.topics.get(topic.name, replace(topic, count=0))
                 if known.type != topic.type:
@@ -81,64 +92,69 @@ class Recording:
         except BaseException:
             self._stack.close()
             raise
-        spans = [(r.start_time, r.end_time - 1) for r in self._readers if r.end_time]
+        readers = [file.reader for file in self._open_files]
+        spans = [(reader.start_time, reader.end_time - 1) for reader in readers if reader.end_time]
         self.start_ns = min((start for start, _ in spans), default=0)
         self.end_ns = max((end for _, end in spans), default=0)
 
     @cached_property
-    def types(self):
+    def types(self) -> Typestore:
         """What its messages are decoded by; a tenth of a second, which replaying them does not need."""
         return typestore(self.topics.values())
 
     def __enter__(self) -> "Recording":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()
 
     def messages(self, names: Collection[str] | None = None, start_ns: int = 0) -> Iterator[Message]:
         """Those of the named topics (all if not given) from start_ns on, file by file in order of log_ns."""
-        for index, reader in enumerate(self._readers):
-            for connection, log_ns, data in self._sound_then_rest(index, reader, names, start_ns):
+        for file in self._open_files:
+            for connection, log_ns, data in self._sound_then_rest(file, names, start_ns):
                 try:
                     data = zstd.decompress(data) if self._by_message else bytes(data)
                 except zstd.ZstdError as error:
                     where = f"{connection.topic} at log time {log_ns} ns"
-                    self._add_damage(Damage(reader.path, where, f"cannot be decompressed: {error}"))
+                    self._add_damage(Damage(file.path, where, f"cannot be decompressed: {error}"))
                     continue
                 if topic := self.topics.get(connection.topic):  # else its name is damaged
                     yield Message(topic, log_ns, data)
 
-    def decode(self, message: Message):
+    def decode(self, message: Message) -> Any:
         """The message as rosbags' dataclass, whose fields are named as in ROS. Raises BagError, noting the damage."""
         try:
             # Of a copy that may be written to, as ROS's own messages may.
-            return self.types.deserialize_cdr(bytearray(message.data), message.topic.type)
+            return self.types.deserialize_cdr(memoryview(bytearray(message.data)), message.topic.type)
         except Exception as error:  # whatever the library meets in damaged bytes
             where = f"{message.topic.name} at log time {message.log_ns} ns"
             damage = Damage(self.path, where, f"is no {message.topic.type}: {shown(str(error))}")
             self._add_damage(damage)
             raise BagError(str(damage)) from error
 
-    def _sound_then_rest(self, index: int, reader, names, start_ns: int) -> Iterator[tuple]:
-        """A reader's messages; where it breaks off, what can be salvaged from there on."""
+    def _sound_then_rest(
+        self, file: _OpenFile, names: Collection[str] | None, start_ns: int
+    ) -> Iterator[Stored]:
+        """A file's messages; where its reader breaks off, what can be salvaged from there on."""
 
-        def wanted(source) -> list:
-            return [c for c in source.connections if names is None or c.topic in names]
+        def wanted() -> list[Connection]:
+            return [c for c in file.reader.connections if names is None or c.topic in names]
 
-        last_ns, seen = start_ns, Counter()  # seen: messages by topic with the last stamp
+        last_ns = start_ns
+        seen: Counter[str] = Counter()  # messages by topic with the last stamp
         try:
-            for connection, log_ns, data in reader.messages(wanted(reader), start=start_ns or None):
+            for connection, log_ns, data in file.reader.messages(wanted(), start=start_ns or None):
                 if log_ns != last_ns:
-                    last_ns, seen = log_ns, Counter()
+                    last_ns = log_ns
+                    seen.clear()
                 seen[connection.topic] += 1
                 yield connection, log_ns, data
             return
         except Exception:  # of many kinds, in damaged bytes
-            if isinstance(reader, (McapSalvage, SqliteSalvage)):
+            if file.is_damaged:
                 raise
-        rest = self._readers[index] = self._salvage(reader.path)
-        for connection, log_ns, data in rest.messages(wanted(rest), start=last_ns):
+        file.reader, file.is_damaged = self._salvage(file.path), True
+        for connection, log_ns, data in file.reader.messages(wanted(), start=last_ns):
             if log_ns == last_ns and seen[connection.topic]:
                 seen[connection.topic] -= 1
                 continue
@@ -179,20 +195,20 @@ class Recording:
         self._by_message = mode == "message"
         return files
 
-    def _open(self, file: Path):
+    def _open(self, file: Path) -> _OpenFile:
         if file.suffix == ".zstd":
             file = self._unpacked(file)
         if file.suffix not in STORAGES:
             raise BagError(f"{file}: neither .mcap nor .db3")
         if file.suffix == ".db3" and missing_bytes(file):
-            return self._salvage(file)
+            return _OpenFile(file, self._salvage(file), is_damaged=True)
         try:
             reader = Reader(file)
             reader.open()
         except Exception:  # of many kinds, in damaged bytes
-            return self._salvage(file)
+            return _OpenFile(file, self._salvage(file), is_damaged=True)
         self._stack.callback(reader.close)
-        return reader
+        return _OpenFile(file, reader, is_damaged=False)
 
     def _unpacked(self, file: Path) -> Path:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fusionproxy_")))
@@ -204,8 +220,8 @@ class Recording:
             self._add_damage(Damage(file, f"offset {unpacked.stat().st_size} when unpacked", str(error)))
         return unpacked
 
-    def _salvage(self, file: Path) -> McapSalvage | SqliteSalvage:
-        reader = salvage(file, self._add_damage)
+    def _salvage(self, file: Path) -> StorageReader:
+        reader = (McapSalvage if file.suffix == ".mcap" else SqliteSalvage)(file, self._add_damage)
         self._stack.callback(reader.close)
         return reader
 
@@ -214,21 +230,22 @@ class Recording:
             self.damage.append(damage)
 
 
-def _natural(name: str) -> list:
+def _natural(name: str) -> list[int | str]:
     """Sorts drive_2 before drive_10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def _topic(connection) -> Topic:
+def _topic(connection: Connection) -> Topic:
     definition = connection.msgdef.data if connection.msgdef.format != MessageDefinitionFormat.NONE else ""
+    assert isinstance(connection.ext, ConnectionExtRosbag2)  # rosbags has another for ROS 1
     qos = tuple(connection.ext.offered_qos_profiles)
     return Topic(
         connection.topic, connection.msgtype, definition, connection.digest, connection.msgcount, qos
     )
 
 
-def typestore(topics: Iterable[Topic] = ()):
-    """ROS's own types, our status, and those that only these topics define, as rosbags' typestore."""
+def typestore(topics: Iterable[Topic] = ()) -> Typestore:
+    """ROS's own types, our status, and those that only these topics define."""
     store = get_typestore(Stores.ROS2_KILTED)
     for topic in topics:
         if not topic.definition or topic.type in store.types:

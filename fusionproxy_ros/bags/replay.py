@@ -31,11 +31,12 @@ from std_srvs.srv import Trigger
 
 from fusionproxy_ros.bags.recording import Message, Recording, Topic
 from fusionproxy_ros.bags.schedule import Schedule, Tally, Ticks
-from fusionproxy_ros.demo import Spinner
-from fusionproxy_ros.frames import NS_PER_S, FusionError, shown
-from fusionproxy_ros.transport import use_large_image_profile
+from fusionproxy_ros.core.errors import FusionError, shown
+from fusionproxy_ros.core.frames import NS_PER_S
+from fusionproxy_ros.ros.dds import use_large_image_profile
+from fusionproxy_ros.ros.spinner import Spinner
 
-NODE = "fusionproxy_replay"
+REPLAY_NODE = "fusionproxy_replay"
 DEPTH = 10
 LATCHED_DEPTH = 100  # as tf2's listener of /tf_static asks for
 SETTLE_NS = 500_000_000  # since a subscriber was last found: it has to find us too, and others may come
@@ -75,7 +76,7 @@ def replay(
                 f"{path}: is {length_s:.1f} s long: choose an earlier start than {start_offset_s:g} s"
             )
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        node = rclpy.create_node(NODE, use_global_arguments=False, start_parameter_services=False)
+        node = rclpy.create_node(REPLAY_NODE, use_global_arguments=False, start_parameter_services=False)
         try:
             names = _live_names(recording, topics, remap)
             player = Player(node, recording, names, Schedule(rate, start_paused), clock_hz)
@@ -178,12 +179,13 @@ class Player:
             answer.success, answer.message = True, "paused" if self._schedule.paused else "playing"
         return answer
 
-    def _play(self, message: Message, rest: Iterator[Message]) -> None:
+    def _play(self, first: Message, rest: Iterator[Message]) -> None:
         """One pass. The next message is read before it is due, so that reading does not delay it."""
         with self._changed:
-            self._schedule.start(message.log_ns, time.monotonic_ns())
-            self._tick(message.log_ns)  # a jump back comes before what is played again
-        latest_ns = message.log_ns
+            self._schedule.start(first.log_ns, time.monotonic_ns())
+            self._tick(first.log_ns)  # a jump back comes before what is played again
+        message: Message | None = first
+        latest_ns = first.log_ns
         while message and not self._stopped:
             latest_ns = max(latest_ns, message.log_ns)  # files may overlap: recorded late is not played late
             self._publish_when_due(message, latest_ns)

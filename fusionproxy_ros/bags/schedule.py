@@ -62,7 +62,7 @@ class Ticks:
 class Tally:
     """What went out, by topic, and how late."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.sent: Counter[str] = Counter()
         self.late = 0
         self.worst_ns = 0

@@ -8,18 +8,28 @@ import shutil
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.interfaces import (
+    Connection,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys.store import Typestore
 from ruamel.yaml import YAML
 
-from fusionproxy_ros.bags import BagError
+from fusionproxy_ros.bags.camera_topics import IMAGE
 from fusionproxy_ros.bags.recording import Topic
-from fusionproxy_ros.bags.topics import IMAGE
+from fusionproxy_ros.bags.storage import BagError
 
 PART_BYTES = 512 << 20  # of messages; what a kill costs at most
-VERSION = 8  # of rosbag2's metadata; read from Iron on
+VERSION: Final = 8  # of rosbag2's metadata; read from Iron on
 FOREVER = QosTime(2147483647, 4294967295)
 RELIABLE = Qos(
     QosHistory.KEEP_LAST,
@@ -35,18 +45,19 @@ RELIABLE = Qos(
 TRANSIENT = RELIABLE._replace(durability=QosDurability.TRANSIENT_LOCAL)  # of /tf_static
 
 
-def image_message(types, header, pixels: np.ndarray, encoding: str):
-    """sensor_msgs/Image of (H, W) or (H, W, C) pixels, as a message of rosbags' typestore `types`."""
+def image_message(types: Typestore, header: Any, pixels: np.ndarray, encoding: str) -> Any:
+    """sensor_msgs/Image of (H, W) or (H, W, C) pixels, as a message of `types`."""
     pixels = np.ascontiguousarray(pixels)
     data = pixels.reshape(-1).view(np.uint8)
-    return types.types[IMAGE](header, *pixels.shape[:2], encoding, 0, pixels.strides[0], data)
+    message: Any = types.types[IMAGE]
+    return message(header, *pixels.shape[:2], encoding, 0, pixels.strides[0], data)
 
 
 class BagWriter:
     """A recording that is being written. Use it in a `with` statement; `finish` makes it whole.
 
     path: the folder that is to be; it must not exist. storage: "mcap" or "sqlite3".
-    compression: "none", "message" or "file" (zstd). topics: all that will be written. types: rosbags' typestore.
+    compression: "none", "message" or "file" (zstd). topics: all that will be written. types: of their messages.
     settings: what the messages depend on; a folder begun with others is refused.
     done: messages in whole parts, from an earlier run; write those that follow.
 
@@ -59,7 +70,7 @@ class BagWriter:
         storage: str,
         compression: str,
         topics: Sequence[Topic],
-        types,
+        types: Typestore,
         settings: dict,
         part_bytes: int = PART_BYTES,
     ):
@@ -70,7 +81,9 @@ class BagWriter:
         self._folder = path.with_name(path.name + ".unfinished")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._check({"storage": storage, "compression": compression, "part_bytes": part_bytes, **settings})
-        self._writer: Writer | None = None
+        self._writer: Writer | None = None  # of the part that is begun
+        self._bytes = 0  # of messages in it
+        self._connections: dict[str, Connection] = {}
         self._parts = len(list(self._folder.glob("part_*[0-9]")))
         if self._is_whole:  # killed while it cleaned up
             self.done = _about(self._folder)["message_count"]
@@ -80,29 +93,26 @@ class BagWriter:
     def __enter__(self) -> "BagWriter":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._writer:
             self._writer.abort()
 
     def write(self, name: str, log_ns: int, data: bytes) -> None:
         """One message of a topic."""
-        if self._writer is None:
-            self._open()
-        self._writer.write(self._connections[name], log_ns, data)
+        writer = self._writer or self._open()
+        writer.write(self._connections[name], log_ns, data)
         self._bytes += len(data)
 
     def may_part(self) -> None:
         """Here a part may end: a run that goes on begins with the next message."""
         if self._writer and self._bytes >= self._part_bytes:
-            self._close()
+            self._close(self._writer)
 
     def finish(self) -> None:
         """All is written: the parts become one recording, as rosbag2 splits them."""
         if not self._is_whole:
-            if not self._writer and not self._parts:
-                self._open()
-            if self._writer:
-                self._close()
+            if self._writer or not self._parts:
+                self._close(self._writer or self._open())
             whole = [_about(self._part(n)) for n in range(self._parts)]
             names = []
             for n, about in enumerate(whole):
@@ -142,13 +152,15 @@ class BagWriter:
     def _is_whole(self) -> bool:
         return (self._folder / "metadata.yaml").exists()
 
-    def _open(self) -> None:
+    def _open(self) -> Writer:
+        """Begin a part."""
         # The name goes into the files' names; the folder is renamed when it is whole.
         folder = self._folder / f"part_{self._parts}.writing" / f"part_{self._parts}"
         folder.parent.mkdir()
-        self._writer = Writer(folder, version=VERSION, storage_plugin=StoragePlugin[self._storage.upper()])
-        self._writer.set_compression(CompressionMode[self._compression.upper()], CompressionFormat.ZSTD)
-        self._writer.open()
+        writer = Writer(folder, version=VERSION, storage_plugin=StoragePlugin[self._storage.upper()])
+        writer.set_compression(CompressionMode[self._compression.upper()], CompressionFormat.ZSTD)
+        writer.open()
+        self._writer = writer
         self._bytes = 0
         self._connections = {}
         for topic in self._topics:
@@ -156,17 +168,19 @@ class BagWriter:
             if topic.type in self._types.types:
                 definition = definition or self._types.generate_msgdef(topic.type, ros_version=2)[0]
                 digest = digest or self._types.hash_rihs01(topic.type)
-            self._connections[topic.name] = self._writer.add_connection(
+            self._connections[topic.name] = writer.add_connection(
                 topic.name,
                 topic.type,
                 msgdef=definition,
                 rihs01=digest or "RIHS01_" + 64 * "0",
                 offered_qos_profiles=topic.qos or (RELIABLE,),
             )
+        return writer
 
-    def _close(self) -> None:
-        self._writer.close()
-        folder, self._writer = self._writer.path, None
+    def _close(self, writer: Writer) -> None:
+        """End a part."""
+        writer.close()
+        folder, self._writer = writer.path, None
         folder.rename(self._part(self._parts))
         folder.parent.rmdir()
         self._parts += 1

@@ -1,0 +1,1 @@
+"""How the cameras sit, from a board or from scenes."""

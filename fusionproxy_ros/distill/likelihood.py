@@ -1,12 +1,16 @@
-"""How likely a fused picture is, given its two sources: the teacher's data term, and an unsupervised loss.
+"""What the two sources ask of a fused picture: a likelihood, and what to show in the dark.
 
-All images are (N, 1, H, W) float32 in [0, 1], H and W at least 28: F the fused luma, Y the RGB luma, T the
-thermal image.
+The likelihood is the teacher's data term, and an unsupervised loss. Its images are (N, 1, H, W) float32 in [0, 1], H
+and W at least 28: F the fused luma, Y the RGB luma, T the thermal image.
+
+A likelihood weighs all of a picture alike, and draws thermal's background wherever RGB is black. RGB detectors find
+people by less: a dark road with a person on it, not a road of two textures. So `at_night` has the last word.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,10 +22,14 @@ SCALE_SHARE = 0.25  # of the windows at a scale, relative to the one before
 LATENT_CELL_PX = 32  # distance over which a latent field changes
 FAVOUR_DEVIATION = 0.4  # of the latent log-ratio by which one source's edges are favoured
 NOISE = 2 / 255**2  # variance of the visual noise in VIF
+SURROUNDINGS_PX, DETAIL_PX = 30, 6  # deviations of Gaussians
+DARK_BEGINS, DARK_COMPLETE = 80 / 255, 40 / 255  # luma of surroundings
+WARM_BEGINS, WARM_COMPLETE = 10 / 255, 40 / 255  # thermal above its surroundings
+KEPT_DETAIL = 0.5  # of RGB's detail that stays on what is warm
 
 
 @dataclass(frozen=True)
-class Weights:
+class TermWeights:
     """Share of each term in Likelihood.energy."""
 
     light: float = 5.0
@@ -42,7 +50,7 @@ class Latent(NamedTuple):
     favour: Tensor | float = 0.0
 
 
-WEIGHTS = Weights()
+TERM_WEIGHTS = TermWeights()
 UNDECIDED = Latent()
 
 
@@ -78,7 +86,9 @@ class Likelihood:
     The sources' statistics are computed once; energy() may then be asked often.
     """
 
-    def __init__(self, luma: Tensor, thermal: Tensor, latent: Latent = UNDECIDED, weights: Weights = WEIGHTS):
+    def __init__(
+        self, luma: Tensor, thermal: Tensor, latent: Latent = UNDECIDED, weights: TermWeights = TERM_WEIGHTS
+    ):
         self.weights = weights
         self._lit = lit(luma, thermal, latent.addition)
         self._stronger = [
@@ -86,14 +96,17 @@ class Likelihood:
             for axis in (2, 3)
         ]
         self._sources = (luma, thermal)
-        self._moments, self._ideal = [], [0.0, 0.0]
+        self._moments = []
+        ideal = [torch.zeros(len(luma), device=luma.device) for _ in range(2)]
         for scale in range(SCALES):
             of_sources = [(source, *_moments(source)) for source in (luma, thermal)]
             self._moments.append(of_sources)
             for index, (_, _, variance) in enumerate(of_sources):
-                ideal = torch.log1p(variance / NOISE).mean((1, 2, 3))
-                self._ideal[index] = self._ideal[index] + SCALE_SHARE**scale * ideal
+                ideal[index] = ideal[index] + SCALE_SHARE**scale * torch.log1p(variance / NOISE).mean(
+                    (1, 2, 3)
+                )
             luma, thermal = F.avg_pool2d(luma, 2), F.avg_pool2d(thermal, 2)
+        self._ideal = ideal
 
     def energy(self, fused: Tensor) -> Tensor:
         """(N,) weighted sum of the five terms, each (N,)."""
@@ -113,13 +126,14 @@ class Likelihood:
         The joint gradient of SeAFusion (Tang et al., Information Fusion 82, 2022), but with its sign, so that an
         edge that is bright-to-dark in its source stays so.
         """
-        return sum(
+        vertical, horizontal = (
             (fused.diff(dim=axis) - stronger).abs().mean((1, 2, 3))
             for axis, stronger in zip((2, 3), self._stronger, strict=True)
         )
+        return vertical + horizontal
 
     def _correlation(self, fused: Tensor) -> Tensor:
-        """2 - corr(F - T, Y) - corr(F - Y, T): metrics.scd, the sum of the correlations of differences."""
+        """2 - corr(F - T, Y) - corr(F - Y, T): fusion_metrics.scd, the sum of the correlations of differences."""
         luma, thermal = self._sources
         return 2 - _correlation(fused - thermal, luma) - _correlation(fused - luma, thermal)
 
@@ -130,8 +144,8 @@ class Likelihood:
         information: 2 minus, for each source S, the share of S's information that F carries: VIF (Sheikh and
             Bovik, IEEE TIP 15, 2006) with box windows and averaged halves instead of Gaussians.
         """
-        structure = information = 2.0
-        carried = [0.0, 0.0]
+        structure = information = fused.new_full((len(fused),), 2.0)
+        carried = [fused.new_zeros(len(fused)) for _ in range(2)]
         for scale, of_sources in enumerate(self._moments):
             if scale:
                 fused = F.avg_pool2d(fused, 2)
@@ -150,6 +164,31 @@ class Likelihood:
         for of_fused, of_source in zip(carried, self._ideal, strict=True):
             information = information - of_fused / of_source.clamp(min=1e-3)
         return structure, information
+
+
+def at_night(luma: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `fused` becomes in the dark, and where that is because of warmth; all (H, W) float32 in [0, 1].
+
+    fused, and so what becomes of it, may be (K, H, W).
+
+    With Y luma, T thermal, F fused, G_s a Gaussian of deviation s, and ramp(x) = x cut to [0, 1]:
+
+        dark = ramp((DARK_BEGINS - G_30 Y) / (DARK_BEGINS - DARK_COMPLETE))
+        warm = dark ramp((T - G_30 T - WARM_BEGINS) / (WARM_COMPLETE - WARM_BEGINS))
+        calm = F + dark (Y - F), result = calm + warm (T + (Y - G_6 Y) / 2 - calm)
+
+    So a lit place stays as it is, the dark becomes RGB's, and what is warm in it thermal's, with RGB's detail on top.
+    """
+
+    def blurred(image, deviation_px):
+        return cv2.GaussianBlur(image, (0, 0), deviation_px)
+
+    dark = np.clip((DARK_BEGINS - blurred(luma, SURROUNDINGS_PX)) / (DARK_BEGINS - DARK_COMPLETE), 0, 1)
+    above = thermal - blurred(thermal, SURROUNDINGS_PX)
+    warm = dark * np.clip((above - WARM_BEGINS) / (WARM_COMPLETE - WARM_BEGINS), 0, 1)
+    calm = fused + dark * (luma - fused)
+    shown = thermal + KEPT_DETAIL * (luma - blurred(luma, DETAIL_PX))
+    return np.clip(calm + warm * (shown - calm), 0, 1), warm.astype(np.float32)
 
 
 def _stronger(of_luma: Tensor, of_thermal: Tensor, favour: Tensor | float) -> Tensor:

@@ -1,13 +1,13 @@
 """The diffusion teacher: fuses slowly, by sampling from a posterior.
 
-    python -m fusionproxy_ros.distill.teacher --data ../shared/data/pairs --out out/distill/teacher.safetensors
+    python -m fusionproxy_ros.distill.teacher --data pairs --out out/distill/teacher.safetensors
 
 trains its denoiser without ground truth: on single pictures, luma or thermal, each restored from two
-complementary spoilt views of it (views.two_views). To fuse, RGB luma and thermal are the two views (after
+complementary spoilt views of it (augment.two_views). To fuse, RGB luma and thermal are the two views (after
 "masked" and "degradation-aware" self-supervised fusion), and after each denoising step the picture moves down
 the energy of a likelihood of both sources (after DDFM, Zhao et al., ICCV 2023, with likelihood.py in place of its
 EM step). What the sources leave open, a sample decides for itself: by its noise and by its latent fields. Last, in
-the dark, darkness.py leaves of thermal what is warm.
+the dark, likelihood.at_night leaves of thermal what is warm.
 """
 
 import argparse
@@ -25,23 +25,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fusionproxy_ros.distill.darkness import at_night
-from fusionproxy_ros.distill.data import DATA, Example, find_pairs, load, split, to_tensor
-from fusionproxy_ros.distill.likelihood import Latent, Likelihood, draw_latent
-from fusionproxy_ros.distill.loop import fit
-from fusionproxy_ros.distill.tensors import TensorFileError, read_tensors, write_tensors
-from fusionproxy_ros.distill.views import random_crop, two_views
+from fusionproxy_ros.distill.augment import random_crop, two_views
+from fusionproxy_ros.distill.data import (
+    NO_DATA,
+    Example,
+    TensorFileError,
+    default_pairs,
+    find_pairs,
+    load,
+    read_tensors,
+    split,
+    to_tensor,
+    write_tensors,
+)
+from fusionproxy_ros.distill.likelihood import Latent, Likelihood, at_night, draw_latent
+from fusionproxy_ros.distill.training_loop import fit
 
 if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-ARCHITECTURE = "two-view-denoiser-1"
+DENOISER_ARCHITECTURE = "two-view-denoiser-1"
 PATCH_PX = 4  # the network sees 4x4 pixels as channels: a sixteenth of the work
 MULTIPLE_PX = 16  # sides of its pictures are multiples of this
 LEVELS = 1000  # of noise, in training
-CROP_PX = 128
-LARGEST_CROP = 2.0  # times CROP_PX, shrunk
-LEARNING_RATE = 6e-4
+DENOISER_CROP_PX = 128
+LARGEST_DENOISER_CROP = 2.0  # times DENOISER_CROP_PX, shrunk
+DENOISER_LEARNING_RATE = 6e-4
 MIN_NOISE = 0.02  # variance below which the loss no longer grows as noise shrinks
 LUMA_SHARE = 0.6  # of the training pictures; the others are thermal
 BLIND_SHARE = 0.2  # of the training pictures have no views: an unconditional prior is learned beside
@@ -51,7 +60,8 @@ class Denoiser(nn.Module):
     """A clean picture from a noisy one and two views of it: a UNet that chooses, at each pixel, whom to believe."""
 
     def __init__(self, widths: Sequence[int] = (64, 96, 128)):
-        from diffusers import UNet2DModel  # takes seconds; to train and judge students it is not needed
+        # Takes seconds, and is not needed to train and judge students.
+        from diffusers.models import UNet2DModel
 
         super().__init__()
         self.widths = tuple(widths)
@@ -86,9 +96,9 @@ class Denoiser(nn.Module):
         return (torch.cat(beliefs, 1).softmax(1) * choices).sum(1, keepdim=True)
 
 
-def schedule() -> "DDIMScheduler":
+def noise_schedule() -> "DDIMScheduler":
     """The cosine noise schedule of Nichol and Dhariwal (ICML 2021); its sampling times end at pure noise."""
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(LEVELS, beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing")
 
@@ -114,7 +124,7 @@ class Sampling:
 
 
 # The teacher is "guided"; the two ideas it is made of are for comparison.
-METHODS = {
+SAMPLING_METHODS = {
     "guided": Sampling(),
     "restoration": Sampling(refinements=0),
     "posterior": Sampling(conditional=False),
@@ -128,15 +138,20 @@ class Teacher:
     """
 
     def __init__(
-        self, denoiser: Denoiser, sampling: Sampling = METHODS["guided"], device: str | torch.device = "cpu"
+        self,
+        denoiser: Denoiser,
+        sampling: Sampling = SAMPLING_METHODS["guided"],
+        device: str | torch.device = "cpu",
     ):
         self.device = torch.device(device)
         self.sampling = sampling
         self._denoiser = denoiser.to(self.device).eval().requires_grad_(False)
-        self._schedule = schedule()
+        self._schedule = noise_schedule()
         self._schedule.set_timesteps(sampling.steps)
 
-    def sample(self, luma: np.ndarray, thermal: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+    def sample(
+        self, luma: np.ndarray, thermal: np.ndarray, seeds: Sequence[int | Sequence[int]]
+    ) -> np.ndarray:
         """One fused luma for each seed, (K, H, W) float32 in [0, 1], from (H, W) uint8 sources of at least 32x32.
 
         A sample depends on its seed and the sources alone, not on its companions.
@@ -148,13 +163,14 @@ class Teacher:
             for image in (luma, thermal)
         )
         generators = [np.random.default_rng(seed) for seed in seeds]
-        latents = [draw_latent(y.shape[-2:], rng) for rng in generators]
+        padded = (y.shape[2], y.shape[3])
+        latents = [draw_latent(padded, rng) for rng in generators]
         latent = Latent(*(torch.cat(fields).to(self.device) for fields in zip(*latents, strict=True)))
-        likelihood = Likelihood(*(image.expand(len(seeds), -1, -1, -1) for image in (y, t)), latent)
+        likelihood = Likelihood(y.expand(len(seeds), -1, -1, -1), t.expand(len(seeds), -1, -1, -1), latent)
         views = (2 * y - 1, 2 * t - 1) if self.sampling.conditional else (torch.zeros_like(y),) * 2
 
         def noise() -> Tensor:
-            planes = [rng.standard_normal((1, *y.shape[-2:]), np.float32) for rng in generators]
+            planes = [rng.standard_normal((1, *padded), np.float32) for rng in generators]
             return torch.from_numpy(np.stack(planes)).to(self.device)
 
         levels = [self._schedule.alphas_cumprod[time].to(self.device) for time in self._schedule.timesteps]
@@ -166,8 +182,8 @@ class Teacher:
                 old = (x - kept.sqrt() * picture) / (1 - kept).sqrt()
                 x = following.sqrt() * picture + (1 - following).sqrt() * (old + noise()) / 2**0.5
         pictures = ((picture + 1) / 2)[:, 0, :height, :width].cpu().numpy()
-        planes = [image.astype(np.float32) / 255 for image in (luma, thermal)]
-        return at_night(*planes, pictures)[0]
+        shown, _ = at_night(luma.astype(np.float32) / 255, thermal.astype(np.float32) / 255, pictures)
+        return shown
 
     def _propose(self, x: Tensor, first: Tensor, second: Tensor, kept: Tensor) -> Tensor:
         """The denoiser's clean pictures, one by one: large pictures fit in memory, companions change nothing."""
@@ -197,22 +213,26 @@ class Teacher:
 def training_batch(
     examples: Sequence[Example], batch: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures and their two views, each (batch, 1, CROP_PX, CROP_PX) in [-1, 1]."""
+    """Pictures and their two views, each (batch, 1, DENOISER_CROP_PX, DENOISER_CROP_PX) in [-1, 1]."""
     triples = []
     for _ in range(batch):
-        luma, thermal = random_crop(examples[rng.integers(len(examples))], CROP_PX, LARGEST_CROP, rng)
+        luma, thermal = random_crop(
+            examples[int(rng.integers(len(examples)))], DENOISER_CROP_PX, LARGEST_DENOISER_CROP, rng
+        )
         picture = (luma if rng.random() < LUMA_SHARE else thermal) ** rng.uniform(0.8, 1.25)
         blind = rng.random() < BLIND_SHARE
         views = (np.full_like(picture, 0.5),) * 2 if blind else two_views(picture, rng)
         triples.append(np.stack([picture, *views]))
-    return torch.from_numpy(np.stack(triples, 1)[:, :, None].astype(np.float32)).mul_(2).sub_(1).unbind()
+    stacked = torch.from_numpy(np.stack(triples, 1)[:, :, None].astype(np.float32)).mul_(2).sub_(1)
+    picture_and_views = stacked.unbind()
+    return picture_and_views[0], picture_and_views[1], picture_and_views[2]
 
 
-def train(
+def train_denoiser(
     examples: Sequence[Example], steps: int, batch: int, widths: Sequence[int], seed: int, state: Path
 ) -> Denoiser:
     """A denoiser trained on single pictures; resumes from `state` where a run was killed."""
-    levels = schedule().alphas_cumprod
+    levels = noise_schedule().alphas_cumprod
 
     def loss_of(denoiser: nn.Module, rng: np.random.Generator, device: torch.device) -> Tensor:
         picture, first, second = (image.to(device) for image in training_batch(examples, batch, rng))
@@ -224,22 +244,29 @@ def train(
         return (error / (1 - kept).clamp(min=MIN_NOISE)).mean()
 
     torch.manual_seed(seed)
-    settings = {"architecture": ARCHITECTURE, "widths": list(widths), "batch": batch, "pairs": len(examples)}
-    return fit(Denoiser(widths), loss_of, steps, seed, LEARNING_RATE, state, settings)
+    settings = {
+        "architecture": DENOISER_ARCHITECTURE,
+        "widths": list(widths),
+        "batch": batch,
+        "pairs": len(examples),
+    }
+    return fit(Denoiser(widths), loss_of, steps, seed, DENOISER_LEARNING_RATE, state, settings)
 
 
 def save_denoiser(denoiser: Denoiser, path: Path, metadata: dict[str, str]) -> None:
     """Write a checkpoint that load_denoiser reads."""
-    described = {"architecture": ARCHITECTURE, "arguments": json.dumps({"widths": denoiser.widths})}
+    described = {"architecture": DENOISER_ARCHITECTURE, "arguments": json.dumps({"widths": denoiser.widths})}
     write_tensors(path, denoiser.state_dict(), metadata | described)
 
 
 def load_denoiser(path: Path) -> Denoiser:
     """The denoiser in a checkpoint. Raises TensorFileError where it is damaged or not of this architecture."""
     tensors, metadata = read_tensors(path)
-    if metadata.get("architecture") != ARCHITECTURE:
+    if metadata.get("architecture") != DENOISER_ARCHITECTURE:
         found = metadata.get("architecture", "none stated")
-        raise TensorFileError(f"{path}: architecture is {found}, not {ARCHITECTURE}: train the teacher again")
+        raise TensorFileError(
+            f"{path}: architecture is {found}, not {DENOISER_ARCHITECTURE}: train the teacher again"
+        )
     try:
         denoiser = Denoiser(**json.loads(metadata["arguments"]))
         denoiser.load_state_dict(tensors)
@@ -252,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Train the diffusion teacher. Killed, it goes on where it was."
     )
-    parser.add_argument("--data", type=Path, default=DATA / "pairs", help="folder of SET/{rgb,thermal}/ID.*")
+    parser.add_argument("--data", type=Path, default=default_pairs(), help="folder of SET/{rgb,thermal}/ID.*")
     parser.add_argument(
         "--out", type=Path, default=Path("out/distill/teacher.safetensors"), help="checkpoint"
     )
@@ -263,10 +290,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    data = options.data or parser.error(NO_DATA)
     cv2.setNumThreads(1)
-    training, _ = split(find_pairs(options.data))
+    training, _ = split(find_pairs(data))
     examples = [load(pair) for pair in tqdm(training, "decode", unit="pair")]
-    denoiser = train(
+    denoiser = train_denoiser(
         examples,
         options.steps,
         options.batch,

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import rclpy
 
-from fusionproxy_ros.demo import Cameras
-from fusionproxy_ros.scene import default_calibration
+from fusionproxy_ros.trials.harness import CameraDrivers
+from fusionproxy_ros.trials.night_road import default_calibration
 
 
 def main():
@@ -22,7 +22,7 @@ def main():
     rclpy.init()
     calibration = None if args.no_camera_info else default_calibration()
     node = rclpy.create_node(f"camera_{os.getpid()}")
-    cameras = Cameras(node, calibration, args.best_effort, args.names)
+    cameras = CameraDrivers(node, calibration, args.best_effort, args.names)
     rng = np.random.default_rng(0)
     pictures = {
         "rgb": rng.integers(0, 256, (480, 640, 3), np.uint8),

@@ -1,7 +1,6 @@
 """A graph of its own for every test: loopback only, a random ROS_DOMAIN_ID, real processes."""
 
 import os
-import random
 import subprocess
 import sys
 import time
@@ -12,14 +11,24 @@ import pytest
 
 try:
     import rclpy
+    from domains import own_domain
     from forked import ForkedNode
     from lifecycle_msgs.srv import ChangeState, GetState
     from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
     from rcl_interfaces.srv import SetParameters
 
-    from fusionproxy_ros import demo
+    from fusionproxy_ros.ros.spinner import Spinner
+    from fusionproxy_ros.trials.harness import (
+        CameraDrivers,
+        Downstream,
+        TrialError,
+        prepare_environment,
+        start_node,
+        stop_process,
+        wait_until,
+    )
 
-    demo.prepare_environment()
+    prepare_environment()
     MISSING = None
 except ImportError as error:
     MISSING = f"ROS 2 is not here ({error}): run `make test` or source a ROS installation"
@@ -39,6 +48,13 @@ class SkippedModule(pytest.Module):
         pytest.skip(MISSING, allow_module_level=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("ros")
+
+
 def pytest_pycollect_makemodule(module_path, parent):
     return SkippedModule.from_parent(parent, path=module_path) if MISSING else None
 
@@ -53,7 +69,7 @@ class Graph:
 
     def fusion(self, parameters=None, remappings=None, params_file=None, installed=False):
         """Start the fusion node; `installed`: as `ros2 run` would, from nothing, which takes longer."""
-        start = demo.start_node if installed else ForkedNode
+        start = start_node if installed else ForkedNode
         self.processes.append(start(parameters or {}, remappings, params_file))
         return self.processes[-1]
 
@@ -66,12 +82,12 @@ class Graph:
 
     def cameras(self, *args, **kwargs):
         """Publish from this process, once the fusion node listens."""
-        cameras = demo.Cameras(self.node, *args, **kwargs)
-        demo.wait_until(cameras.connected, 30, "fusion node subscribing")
+        cameras = CameraDrivers(self.node, *args, **kwargs)
+        wait_until(cameras.connected, 30, "fusion node subscribing")
         return cameras
 
     def downstream(self, *args, **kwargs):
-        return demo.Downstream(self.node, *args, **kwargs)
+        return Downstream(self.node, *args, **kwargs)
 
     def call(self, name, request):
         """Call one of SERVICES. An answer sent before the node has discovered this client is lost: ask again."""
@@ -82,8 +98,8 @@ class Graph:
         client = self.clients[name]
         for _ in range(4):
             future = client.call_async(request)
-            with suppress(demo.DemoError):
-                demo.wait_until(future.done, 5, name)
+            with suppress(TrialError):
+                wait_until(future.done, 5, name)
                 return future.result()
         raise AssertionError(f"{name} does not answer")
 
@@ -99,12 +115,12 @@ class Graph:
 
 @pytest.fixture
 def graph(monkeypatch):
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(random.randint(1, 100)))
+    monkeypatch.setenv("ROS_DOMAIN_ID", own_domain())
     rclpy.init()
     graph = Graph()
-    with demo.Spinner(graph.node):
+    with Spinner(graph.node):
         yield graph
         for process in graph.processes:
-            demo.stop_process(process)
+            stop_process(process)
     graph.node.destroy_node()
     rclpy.try_shutdown()

@@ -10,14 +10,14 @@ import subprocess
 import sys
 from multiprocessing.connection import Connection
 
-from fusionproxy_ros.demo import node_arguments
-from fusionproxy_ros.memory import keep_freed_memory
-from fusionproxy_ros.start import GOMP_SPINCOUNT, main
+from fusionproxy_ros.core.allocator import keep_freed_memory
+from fusionproxy_ros.ros.process import GOMP_SPINCOUNT, main
+from fusionproxy_ros.trials.harness import node_arguments
 
 os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # before OpenMP is loaded
 # It only imports: it has neither threads nor locks of the middleware.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["pytest", "fusionproxy_ros.node"])
+SERVER.set_forkserver_preload(["pytest", "fusionproxy_ros.ros.node"])
 
 
 def _run(arguments, environment, outputs):

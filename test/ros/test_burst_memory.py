@@ -8,12 +8,14 @@ import re, sys, time
 from pathlib import Path
 import numpy as np
 import rclpy
+from rclpy.duration import Duration
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
-from fusionproxy_ros.memory import give_back_freed_memory, keep_freed_memory
-from fusionproxy_ros.messages import fill_image
-from fusionproxy_ros.transport import QUEUE, use_large_image_profile
+from fusionproxy_ros.core.allocator import give_back_freed_memory, keep_freed_memory
+from fusionproxy_ros.core.image_messages import fill_image
+from fusionproxy_ros.ros.dds import use_large_image_profile
+from fusionproxy_ros.ros.subscriptions import QUEUE
 
 def own_mb():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -21,9 +23,9 @@ def own_mb():
 def pass_on(count):
     for _ in range(count):
         camera.publish(image)
-        time.sleep(0.02)
+        assert camera.wait_for_all_acked(Duration(seconds=20))  # now it waits in the other's queue
     waiting_mb = own_mb()
-    wanted, deadline_s = len(got) + count, time.monotonic() + 20
+    wanted, deadline_s = len(got) + count, time.monotonic() + 60
     while len(got) < wanted and time.monotonic() < deadline_s:
         rclpy.spin_once(node, timeout_sec=0.1)
     give_back_freed_memory()
@@ -47,7 +49,7 @@ print(len(got), waiting_mb - before_mb, own_mb() - before_mb)
 
 
 def test_a_burst_that_waited_in_a_queue_leaves_no_memory_behind():
-    done = subprocess.run([sys.executable, "-c", BURST], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", BURST], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     received, waiting_mb, left_mb = (float(word) for word in done.stdout.split())
     assert received == 33

@@ -7,13 +7,13 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from fusionproxy_ros.msg import FusionStatus
 
-from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
-from fusionproxy_ros.demo import Cameras, wait_until
-from fusionproxy_ros.frames import Frame, Mode, Pair
-from fusionproxy_ros.fuser import Fuser
-from fusionproxy_ros.messages import read_pixels
-from fusionproxy_ros.normalisation import NormalisationConfig
-from fusionproxy_ros.registration import homography, identity
+from fusionproxy_ros.core.frames import Frame, Mode, Pair
+from fusionproxy_ros.core.image_messages import read_pixels
+from fusionproxy_ros.fusion.fuser import Fuser
+from fusionproxy_ros.fusion.settings import GainSettings
+from fusionproxy_ros.fusion.weights import DEFAULT_STUDENT, read_weights
+from fusionproxy_ros.geometry.registration import homography, identity
+from fusionproxy_ros.trials.harness import CameraDrivers, wait_until
 
 SHIFT = [1.0, 0.0, 24.0, 0.0, 1.0, -8.0, 0.0, 0.0, 1.0]
 PARAMETERS = {
@@ -67,7 +67,7 @@ def test_each_pair_is_fused_by_its_own_calibration_on_its_own_topics(graph, thre
     rig.answers(5)
     student = read_weights(DEFAULT_STUDENT)
     for seed, (name, registration) in enumerate(REGISTRATION.items()):
-        fuser = Fuser(student, NormalisationConfig(), "cpu", 2)
+        fuser = Fuser(student, GainSettings(), "cpu", 2)
         for n in range(5):
             rgb, thermal = pictures(2 * n + seed)
             pair = Pair(Frame(1, "", rgb, "rgb8"), Frame(1, "", thermal, "mono8"), Mode.FUSED)
@@ -109,7 +109,7 @@ def test_where_one_pair_loses_its_thermal_camera_the_other_goes_on_fusing(graph)
 def test_a_pair_that_nobody_listens_to_is_not_subscribed_to(graph):
     graph.fusion(PARAMETERS)
     graph.downstream("front/fused/image", "front/fused/status")
-    cameras = Cameras(graph.node, names=("front/rgb", "front/thermal"))
+    cameras = CameraDrivers(graph.node, names=("front/rgb", "front/thermal"))
     wait_until(cameras.connected, 30, "the node to listen to the front cameras")
     time.sleep(0.5)
     assert graph.node.count_subscribers("rear/rgb/image_raw") == 0

@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from fusionproxy_ros.msg import FusionStatus
@@ -11,13 +13,16 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.parameter_client import AsyncParameterClient
 
-from fusionproxy_ros.demo import wait_until
-from fusionproxy_ros.ports import PARTICIPANTS, DeafError, check_ports
+from fusionproxy_ros.ros.dds import PARTICIPANTS, DeafError, check_ports
+from fusionproxy_ros.trials.harness import wait_until
 
 
 def ports_of(process):
     """The files of the ports on which it listens: it holds their locks."""
-    files = [os.path.realpath(fd) for fd in Path(f"/proc/{process.pid}/fd").iterdir()]
+    files = []
+    for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            files.append(os.path.realpath(fd))
     return [Path(lock[1]) for file in files if (lock := re.fullmatch(r"(.*/fast\w+_port\d+)_el", file))]
 
 
@@ -63,11 +68,35 @@ def test_a_node_whose_ports_are_taken_away_comes_back_as_it_was(graph):
     assert future.result().values[0].double_value == 0.125
 
 
+def test_a_node_that_comes_back_twice_leaves_no_participant_behind(graph):
+    """What is left behind has lost its ports for good, and would have the node leave again, for ever."""
+    fusion = graph.fusion()
+    graph.downstream(keep_pixels=False)
+    wait_until(lambda: graph.node.count_publishers("fused/image") == 1, 30, "the node's outputs")
+    graph.camera()
+    before = ports_of(fusion)
+    for _ in range(2):
+        for port in ports_of(fusion):
+            port.unlink(missing_ok=True)
+        wait_until(lambda: not is_deaf(fusion), 20, "its ports")
+        time.sleep(0.9)  # so that it has begun to work
+    # A peer may take a port away once more; what is left behind would have the node leave every second or so.
+    calm_since_s = time.monotonic()
+
+    def is_calm():
+        nonlocal calm_since_s
+        if len(ports_of(fusion)) != len(before) or is_deaf(fusion):
+            calm_since_s = time.monotonic()
+        return time.monotonic() - calm_since_s > 4
+
+    wait_until(is_calm, 60, "one participant that stays")
+
+
 def test_a_node_whose_graph_is_shut_down_does_not_come_back(graph):
     # By the callback that looks after the ports, so that the executor finds it done and returns.
     program = (
-        "import rclpy; from fusionproxy_ros import ports, start; ports.check_ports = rclpy.try_shutdown; "
+        "import rclpy; from fusionproxy_ros.ros import dds, process; dds.check_ports = rclpy.try_shutdown; "
     )
-    process = subprocess.Popen([sys.executable, "-c", program + "raise SystemExit(start.main())"])
+    process = subprocess.Popen([sys.executable, "-c", program + "raise SystemExit(process.main())"])
     graph.processes.append(process)
     assert process.wait(20) == 0

@@ -7,8 +7,11 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from domains import own_domain
 
-from fusionproxy_ros.demo import DemoError, load_recording
+from fusionproxy_ros.core.image_files import InputError
+from fusionproxy_ros.trials.demo import load_footage
+from fusionproxy_ros.trials.harness import TrialError
 
 SECONDS, FRAMES = "9.2", 276  # a shorter demo has no outage
 KEYS = {
@@ -18,7 +21,7 @@ KEYS = {
 
 
 def test_the_demo_answers_every_frame_shows_hidden_people_and_leaves_its_pictures(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROS_DOMAIN_ID", "101")
+    monkeypatch.setenv("ROS_DOMAIN_ID", own_domain())
     command = [
         sys.executable,
         "-m",
@@ -59,9 +62,9 @@ def write_pairs(folder, count, size=(40, 32)):
 
 def test_a_folder_is_played_there_and_back_until_the_time_is_full(tmp_path):
     write_pairs(tmp_path, 4)
-    recording = load_recording(str(tmp_path), seconds=0.3)
-    assert [rgb[0, 0, 0] for _, rgb in recording.rgb] == [0, 1, 2, 3, 2, 1, 0, 1, 2]
-    assert [thermal[0, 0] for _, thermal in recording.thermal] == [0, 100, 200, 300, 200, 100, 0, 100, 200]
+    footage = load_footage(str(tmp_path), seconds=0.3)
+    assert [rgb[0, 0, 0] for _, rgb in footage.rgb] == [0, 1, 2, 3, 2, 1, 0, 1, 2]
+    assert [thermal[0, 0] for _, thermal in footage.thermal] == [0, 100, 200, 300, 200, 100, 0, 100, 200]
 
 
 @pytest.mark.parametrize("suffix", ["", "_*", "_rgb.avi", "_thermal.avi"])
@@ -73,25 +76,25 @@ def test_a_video_pair_is_found_by_prefix_glob_or_either_file(tmp_path, suffix):
         for i in range(5):
             writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
         writer.release()
-    recording = load_recording(str(tmp_path / "drive") + suffix, seconds=0.2)
-    assert len(recording.rgb) == 5 and recording.rgb[1][0] == 0.04
-    assert recording.thermal[4][1].shape == (48, 64) and recording.thermal[4][1].mean() == pytest.approx(
+    footage = load_footage(str(tmp_path / "drive") + suffix, seconds=0.2)
+    assert len(footage.rgb) == 5 and footage.rgb[1][0] == 0.04
+    assert footage.thermal[4][1].shape == (48, 64) and footage.thermal[4][1].mean() == pytest.approx(
         160, abs=3
     )
 
 
 def test_footage_that_does_not_pair_up_is_refused_with_the_reason(tmp_path):
-    with pytest.raises(DemoError, match="give scene, a video pair"):
-        load_recording(str(tmp_path / "nothing"), 1)
+    with pytest.raises(TrialError, match="give scene, a video pair"):
+        load_footage(str(tmp_path / "nothing"), 1)
     write_pairs(tmp_path, 2)
     (tmp_path / "thermal/1.png").rename(tmp_path / "thermal/2.png")
-    with pytest.raises(DemoError, match="same names"):
-        load_recording(str(tmp_path), 1)
+    with pytest.raises(TrialError, match="same names"):
+        load_footage(str(tmp_path), 1)
     (tmp_path / "thermal/2.png").rename(tmp_path / "thermal/1.png")
     (tmp_path / "rgb/1.png").write_bytes(b"")
-    with pytest.raises(DemoError, match="1 readable RGB and 2 thermal"):
-        load_recording(str(tmp_path), 1)
+    with pytest.raises(InputError, match=r"rgb/1.png: not a readable image"):
+        load_footage(str(tmp_path), 1)
     write_pairs(tmp_path, 1, size=(48, 64))
     cv2.imwrite(str(tmp_path / "rgb/1.png"), np.zeros((10, 10, 3), np.uint8))
-    with pytest.raises(DemoError, match="fuse-pairs"):
-        load_recording(str(tmp_path), 1)
+    with pytest.raises(TrialError, match="fuse-pairs"):
+        load_footage(str(tmp_path), 1)

@@ -13,8 +13,8 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from fusionproxy_ros.demo import Cameras, wait_until
-from fusionproxy_ros.scene import default_calibration
+from fusionproxy_ros.trials.harness import CameraDrivers, wait_until
+from fusionproxy_ros.trials.night_road import default_calibration
 
 IN_FLIGHT = 4  # RGB messages without a status; fewer than the queues hold
 SPARE_BYTES = 2 << 30  # of address space that the node may take on after its start
@@ -141,7 +141,7 @@ def test_every_mutated_rgb_message_gets_one_status_and_the_node_fuses_afterwards
 
 def assert_fuses_again(graph, down, last):
     """Sound images and their calibration follow, at the rate of a camera."""
-    cameras = Cameras(graph.node, default_calibration(RGB_PX, THERMAL_PX))
+    cameras = CameraDrivers(graph.node, default_calibration(RGB_PX, THERMAL_PX))
     wait_until(cameras.connected, 10, "the node listening to the cameras")
     time.sleep(0.5)
     rgb = np.full((*RGB_PX[::-1], 3), 90, np.uint8)

@@ -1,7 +1,6 @@
 """fusion.launch.py, through the real launch and launch_ros, gives a fused image on the topic a user asked for."""
 
 import os
-import random
 import unittest
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import launch_testing
 import numpy as np
 import rclpy
 from ament_index_python.packages import get_package_share_directory
+from domains import own_domain
 from fusionproxy_ros.msg import FusionStatus
 from launch import LaunchDescription
 from launch.actions import IncludeLaunchDescription
@@ -23,8 +23,9 @@ from launch_testing.actions import ReadyToTest
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from fusionproxy_ros.demo import Downstream, Spinner, wait_until
-from fusionproxy_ros.messages import fill_image
+from fusionproxy_ros.core.image_messages import fill_image
+from fusionproxy_ros.ros.spinner import Spinner
+from fusionproxy_ros.trials.harness import Downstream, wait_until
 
 ONE = {"rgb": "/front/image", "thermal": "/flir/image", "fused": "/front/fused", "status": "/front/status"}
 SEVERAL = {
@@ -39,7 +40,7 @@ SEVERAL = {
 @pytest.mark.launch_test
 @launch_testing.parametrize("arguments", [ONE, SEVERAL])
 def generate_test_description(arguments):
-    os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 100))
+    os.environ["ROS_DOMAIN_ID"] = own_domain()
     file = Path(get_package_share_directory("fusionproxy_ros")) / "launch" / "fusion.launch.py"
     source = PythonLaunchDescriptionSource(str(file))
     return LaunchDescription(

@@ -9,7 +9,7 @@ from fusionproxy_ros.msg import FusionStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 
-from fusionproxy_ros.demo import wait_until
+from fusionproxy_ros.trials.harness import wait_until
 
 
 def change(graph, transition):

@@ -10,14 +10,16 @@ from fusionproxy_ros.msg import FusionStatus
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from fusionproxy_ros.checkpoint import DEFAULT_STUDENT, read_weights
-from fusionproxy_ros.demo import Recording, extrinsic_parameters, judge, play, wait_until
-from fusionproxy_ros.frames import NS_PER_S, Frame, Mode, Pair
-from fusionproxy_ros.fuser import Fuser
-from fusionproxy_ros.messages import fill_image, read_pixels, stamp_to_ns
-from fusionproxy_ros.normalisation import NormalisationConfig
-from fusionproxy_ros.registration import extrinsic
-from fusionproxy_ros.scene import NightRoad, default_calibration
+from fusionproxy_ros.core.frames import NS_PER_S, Frame, Mode, Pair
+from fusionproxy_ros.core.image_messages import fill_image, read_pixels, stamp_to_ns
+from fusionproxy_ros.fusion.fuser import Fuser
+from fusionproxy_ros.fusion.settings import GainSettings
+from fusionproxy_ros.fusion.weights import DEFAULT_STUDENT, read_weights
+from fusionproxy_ros.geometry.registration import extrinsic
+from fusionproxy_ros.trials.demo import Footage, play
+from fusionproxy_ros.trials.harness import extrinsic_parameters, wait_until
+from fusionproxy_ros.trials.judge import judge_demo
+from fusionproxy_ros.trials.night_road import NightRoad, default_calibration
 
 SIZE = (320, 240)
 
@@ -28,7 +30,7 @@ def recording(seconds, thermal_hz=30):
     thermal = [
         rng.integers(28000, 31000, (120, 160), np.uint16) for _ in range(2)
     ]  # one alone would be frozen
-    return Recording(
+    return Footage(
         rgb=[(t, rgb) for t in np.arange(0, seconds, 1 / 30)],
         thermal=[(t, thermal[i % 2]) for i, t in enumerate(np.arange(0.007, seconds, 1 / thermal_hz))],
         calibration=default_calibration(SIZE, (160, 120)),
@@ -44,7 +46,7 @@ def test_every_frame_is_answered_once_in_order_with_its_header_through_a_thermal
     sent = play(footage, cameras, (1.0, 3.0), start_ns)
     wait_until(lambda: len(down.statuses) >= len(sent), 5, "answers")
     back_ns = start_ns + round(min(t for t, _ in footage.thermal if t >= 3.0) * NS_PER_S)
-    report = judge(sent, down, back_ns)
+    report = judge_demo(sent, down, back_ns)
     assert report["answered_once"] == report["rgb_frames"] == 120
     assert report["header_mismatches"] == report["out_of_order"] == 0
     assert report["recovery_frames"] <= 3
@@ -92,7 +94,7 @@ def test_the_live_node_gives_the_pixels_that_the_core_gives_offline(graph):
         wait_until(lambda ns=stamp_ns: newest(down) == [ns, ns], 10, "answer")
         fused = down.images[-1][1] if down.statuses[-1].mode == FusionStatus.FUSED else None
     pair = Pair(Frame(stamp_ns, "", rgb, "rgb8"), Frame(stamp_ns, "", thermal, "mono16"), Mode.FUSED)
-    fuser = Fuser(read_weights(DEFAULT_STUDENT), NormalisationConfig())
+    fuser = Fuser(read_weights(DEFAULT_STUDENT), GainSettings())
     np.testing.assert_array_equal(read_pixels(fused), fuser.fuse(pair, extrinsic(calibration, 20.0)).pixels)
 
 
@@ -159,7 +161,7 @@ def test_extrinsic_mode_without_camera_info_passes_rgb_and_says_what_it_waits_fo
 
 
 def test_where_the_status_message_was_not_generated_the_node_fuses_all_the_same(graph):
-    code = "import sys; sys.modules['fusionproxy_ros.msg'] = None; from fusionproxy_ros.start import main; main()"
+    code = "import sys; sys.modules['fusionproxy_ros.msg'] = None; from fusionproxy_ros.ros.process import main; main()"
     graph.processes.append(subprocess.Popen([sys.executable, "-c", code]))
     down, cameras = graph.downstream(), graph.cameras()
     picture = np.full((64, 64, 3), 90, np.uint8)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
-from fusionproxy_ros.demo import wait_until
+from fusionproxy_ros.trials.harness import wait_until
 
 OK = DiagnosticStatus.OK
 SECONDS, FRAMES = 6, 180  # at 30 Hz

@@ -26,10 +26,10 @@ from std_srvs.srv import Trigger
 from fusionproxy_ros.bags.fuse import fuse_bag
 from fusionproxy_ros.bags.recording import Recording, Topic
 from fusionproxy_ros.bags.replay import ReplayError, message_class, replay
-from fusionproxy_ros.demo import wait_until
-from fusionproxy_ros.frames import NS_PER_S
-from fusionproxy_ros.messages import stamp_to_ns
-from fusionproxy_ros.parameters import Parameters
+from fusionproxy_ros.core.frames import NS_PER_S
+from fusionproxy_ros.core.image_messages import stamp_to_ns
+from fusionproxy_ros.pipeline.settings import settings_from
+from fusionproxy_ros.trials.harness import wait_until
 
 REPLAY = (
     "import json, sys; from pathlib import Path; from fusionproxy_ros.bags.replay import replay; "
@@ -216,7 +216,7 @@ def test_a_recording_replayed_through_the_real_node_gives_the_pixels_that_fuse_b
     patient = {"deadline_s": 1.0, "max_latency_s": 5.0}
     pairs = [(rgb, thermal * np.uint16(40 + n)) for n, (rgb, thermal) in enumerate(textures(20, (120, 160)))]
     bag = write_bag(tmp_path / "bag", camera_stream(pairs))
-    fuse_bag(bag, tmp_path / "fused", Parameters(**patient))
+    fuse_bag(bag, tmp_path / "fused", settings_from(patient))
     down = graph.downstream()
     process = start_replay(graph, bag, wait_s=40)  # the node takes longer to start
     graph.fusion({"use_sim_time": True, **patient})

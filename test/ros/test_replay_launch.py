@@ -1,7 +1,6 @@
 """replay.launch.py, through the real launch and launch_ros: a recording goes through the node to a topic of choice."""
 
 import os
-import random
 import tempfile
 import unittest
 from pathlib import Path
@@ -14,13 +13,15 @@ for module in ("launch", "launch_ros", "launch_testing"):
 
 import rclpy
 from ament_index_python.packages import get_package_share_directory
+from domains import own_domain
 from launch import LaunchDescription
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_testing.actions import ReadyToTest
 from recordings import camera_stream, textures, write_bag
 
-from fusionproxy_ros.demo import Downstream, Spinner, wait_until
+from fusionproxy_ros.ros.spinner import Spinner
+from fusionproxy_ros.trials.harness import Downstream, wait_until
 
 FRAMES = 60
 FOLDER = tempfile.TemporaryDirectory(prefix="fusionproxy_")  # gone with this process
@@ -29,7 +30,7 @@ TOPICS = {"rgb": "/front/image", "thermal": "/flir/image", "fused": "/front/fuse
 
 @pytest.mark.launch_test
 def generate_test_description():
-    os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 100))
+    os.environ["ROS_DOMAIN_ID"] = own_domain()
     bag = Path(FOLDER.name) / "bag"
     write_bag(bag, camera_stream(textures(FRAMES), TOPICS["rgb"], TOPICS["thermal"]), "SQLITE3")
     file = Path(get_package_share_directory("fusionproxy_ros")) / "launch" / "replay.launch.py"

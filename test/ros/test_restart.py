@@ -2,7 +2,7 @@
 
 from fusionproxy_ros.msg import FusionStatus
 
-from fusionproxy_ros.demo import wait_until
+from fusionproxy_ros.trials.harness import wait_until
 
 
 def modes_since(down, index):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fusionproxy_ros.demo import wait_until
-from fusionproxy_ros.transport import TOPIC_SUFFIX
+from fusionproxy_ros.ros.subscriptions import TOPIC_SUFFIX
+from fusionproxy_ros.trials.harness import wait_until
 
 POLICY = Path(__file__).parent.parent.parent / "config" / "sros2_policy.xml"
 NODE = "fusion"

@@ -1,0 +1,1 @@
+"""Whether thermal really lies on RGB, read from the pictures alone."""

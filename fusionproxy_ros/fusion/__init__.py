@@ -1,0 +1,1 @@
+"""From a registered pair to one picture, on a CPU or a GPU: gain control, the student, colour."""

@@ -1,0 +1,1 @@
+"""Where an RGB pixel lies in the thermal image: lenses, calibration files, registration."""

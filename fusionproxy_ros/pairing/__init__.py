@@ -1,0 +1,1 @@
+"""Which thermal frame belongs to which RGB frame: time only."""

@@ -1,0 +1,1 @@
+"""What proves it: the synthetic road, the demo, the faults, the benchmarks."""
