@@ -13,7 +13,7 @@ from fusionproxy_ros.calibrate.board import Board, BoardError, BoardView
 from fusionproxy_ros.calibrate.find_board import find_board
 from fusionproxy_ros.core import image_messages
 from fusionproxy_ros.core.frames import NS_PER_S, Mode, Pair
-from fusionproxy_ros.core.image_files import images_in, partners_in
+from fusionproxy_ros.core.image_files import images_in_each
 from fusionproxy_ros.core.pictures import bgr_of
 from fusionproxy_ros.geometry.lens import Size
 from fusionproxy_ros.pairing.nearest import NearestSync
@@ -67,8 +67,7 @@ def from_folders(rgb_dir: Path, thermal_dir: Path, board: Board) -> Shots:
     A picture without a partner serves its own camera. Raises InputError where a folder is missing or where they share
     no file name, BoardError where no image can be used.
     """
-    partners_in(rgb_dir, thermal_dir)
-    rgb_paths, thermal_paths = images_in(rgb_dir), images_in(thermal_dir)
+    rgb_paths, thermal_paths = images_in_each(rgb_dir, thermal_dir)
     names = sorted(rgb_paths.keys() | thermal_paths.keys())
 
     def exposures() -> Iterator[Exposure]:

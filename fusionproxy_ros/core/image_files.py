@@ -21,11 +21,8 @@ def images_in(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
 
 
-def partners_in(*folders: Path) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
-    """The pictures that go together because they share a file name, and what is wrong with the others.
-
-    Returns: file name without its suffix -> its path in each of the folders, sorted by name; and a sentence for each
-    picture that has no partner in one of the folders.
+def images_in_each(*folders: Path) -> list[dict[str, Path]]:
+    """As images_in, of folders whose pictures go together because they share a file name.
 
     Raises InputError where a folder is missing or has no pictures, or where no name is in all of them.
     """
@@ -34,12 +31,24 @@ def partners_in(*folders: Path) -> tuple[dict[str, tuple[Path, ...]], list[str]]
     for folder, own in zip(folders, found, strict=True):
         if not own:
             raise InputError(f"{folder}: no images in it ({suffixes})")
-    common = sorted(set.intersection(*map(set, found)))
-    if not common:
+    if not set.intersection(*map(set, found)):
         raise InputError(
             f"{' and '.join(map(str, folders))} share no file name: name the pictures of one moment alike, as "
             f"rgb/0001.png and thermal/0001.png ({suffixes})"
         )
+    return found
+
+
+def partners_in(*folders: Path) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+    """The pictures that go together because they share a file name, and what is wrong with the others.
+
+    Returns: file name without its suffix -> its path in each of the folders, sorted by name; and a sentence for each
+    picture that has no partner in one of the folders.
+
+    Raises InputError as images_in_each.
+    """
+    found = images_in_each(*folders)
+    common = sorted(set.intersection(*map(set, found)))
     lonely = [
         f"{own[name]}: no picture of that name in {other}"
         for own in found

@@ -1,14 +1,15 @@
 """The parameters of pairing."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from fusionproxy_ros.core.frames import NS_PER_S
 from fusionproxy_ros.core.parameter_declaration import parameter
 
 
-def _in_ns(name: str) -> property:
-    """The field `name`, seconds, as integer nanoseconds."""
-    return property(lambda settings: round(getattr(settings, name) * NS_PER_S))
+def _in_ns(name: str) -> "cached_property[int]":
+    """The field `name`, seconds, as integer nanoseconds; worked out once, since every frame asks."""
+    return cached_property(lambda settings: round(getattr(settings, name) * NS_PER_S))
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,8 @@ class DriftWatch:
             epoch = pair.epoch, used
             luma = luma_of(pair.rgb)
             self.estimate = self._monitor.update(luma, fused.thermal, fused.mask, pair.rgb.stamp_ns, epoch)
-            if (
-                refine_max_px and used.shift_px == self._registration.shift_px
-            ):  # else a correction is on its way
+            is_latest = used.shift_px == self._registration.shift_px  # else a correction is on its way
+            if refine_max_px and is_latest:
                 shift_px = corrected_shift(used.shift_px, self.estimate, refine_max_px)
                 if shift_px != used.shift_px:
                     self._registration.set_shift(shift_px)

@@ -18,8 +18,7 @@ from fusionproxy_ros.core.errors import FusionError
 from fusionproxy_ros.core.frames import MODES, NS_PER_S, Frame, Mode
 from fusionproxy_ros.core.image_files import (
     InputError,
-    images_in,
-    partners_in,
+    images_in_each,
     read_rgb_file,
     read_thermal_file,
 )
@@ -305,14 +304,17 @@ def _measure(luma: np.ndarray, thermal: np.ndarray, fused: np.ndarray) -> Means:
 def _of_folder(path: Path) -> Section:
     """Three folders of pictures that share names: no times, hence no timeline."""
     try:
-        pairs, _ = partners_in(*(path / kind for kind in KINDS))
+        found = dict(zip(KINDS, images_in_each(*(path / kind for kind in KINDS)), strict=True))
     except InputError as error:
         raise ReportError(
             f"{error}; fused/ is what fusionproxy fuse-pairs makes of rgb/ and thermal/"
         ) from error
-    found = {kind: images_in(path / kind) for kind in KINDS}
     everything = sorted(set().union(*found.values()))
-    # One line for each name: of three folders, partners_in has two sentences where a picture was not fused.
+    pairs = {
+        name: [found[kind][name] for kind in KINDS]
+        for name in everything
+        if all(name in found[kind] for kind in KINDS)
+    }
     notes = [
         f"{name}: not in {', '.join(kind for kind in KINDS if name not in found[kind])}"
         for name in everything

@@ -16,9 +16,8 @@ from fusionproxy_ros.pipeline.settings import Settings, TopicSettings
 from fusionproxy_ros.pipeline.worker import CameraQueue
 from fusionproxy_ros.ros.diagnostics import Health, InputHealth
 
-QUEUE = (
-    30  # images: 0.25 s of a 120 Hz camera, so that a busy moment loses none before the worker counts them
-)
+# Images: 0.25 s of a 120 Hz camera, so that a busy moment loses none before the worker counts them.
+QUEUE = 30
 TOPIC_SUFFIX = {"raw": "", "compressed": "/compressed"}  # by transport, as image_transport names them
 
 
